@@ -1,0 +1,113 @@
+"""What one role measured of one case, many of them stacked, and the one motion that a case's images share."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A value (mask shape + event) and where it was measured; one case or, stacked, a batch of them."""
+
+    value: Float[Tensor, "..."]
+    mask: Bool[Tensor, "..."]
+
+    def clean(self) -> "Observation":
+        """The same with 0 wherever it was not measured: what an encoder may see."""
+        event = self.value.dim() - self.mask.dim()
+        # The mask goes first: NaN * 0 is NaN, so multiplying would let an unmeasured value through.
+        return Observation(torch.where(self.mask[(...,) + (None,) * event], self.value, 0), self.mask)
+
+    def rows(self, index: Tensor) -> "Observation":
+        """The rows of a batch with these indices or this mask."""
+        return Observation(self.value[index], self.mask[index])
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One rigid motion with scale and flips, about the case's frame, in patient LPS mm.
+
+    Args:
+        rotation_deg: About the left–right, posterior and superior axes, applied in this order.
+        translation_mm: After the rotation.
+        scale: A factor on lengths.
+        flip: Whether left–right is mirrored.
+    """
+
+    rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    translation_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: float = 1.0
+    flip: bool = False
+
+    def matrix(self) -> Float[Tensor, "4 4"]:
+        """The homogeneous matrix that takes a point at rest (mm from the frame) to where the motion carries it."""
+        whole = torch.eye(4)
+        for axis, degrees in enumerate(self.rotation_deg):
+            c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+            turn, (a, b) = torch.eye(4), [i for i in range(3) if i != axis]
+            turn[a, a] = turn[b, b] = c
+            turn[a, b], turn[b, a] = -s, s
+            whole = turn @ whole
+        size = torch.diag(torch.tensor([-self.scale if self.flip else self.scale, self.scale, self.scale, 1.0]))
+        whole = whole @ size
+        whole[:3, 3] = torch.tensor(self.translation_mm)
+        return whole
+
+
+@dataclass(frozen=True)
+class MotionRange:
+    """How far `Motion.matrix` may go, drawn uniformly once a case and epoch; all 0 is no motion.
+
+    Args:
+        rotation_deg: Largest angle about each axis.
+        translation_mm: Largest shift along each axis.
+        scale: Largest relative change of size.
+        flip: Whether left and right may be exchanged; leave it off where laterality is a target.
+    """
+
+    rotation_deg: float = 0.0
+    translation_mm: float = 0.0
+    scale: float = 0.0
+    flip: bool = False
+
+    def draw(self, generator: torch.Generator) -> Motion:
+        """One motion; the same generator state gives the same motion."""
+        u = (torch.rand(8, generator=generator) * 2 - 1).tolist()
+        angle, shift = self.rotation_deg, self.translation_mm
+        return Motion(
+            (u[0] * angle, u[1] * angle, u[2] * angle),
+            (u[3] * shift, u[4] * shift, u[5] * shift),
+            1 + u[6] * self.scale,
+            self.flip and u[7] > 0,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Observations by role, which are present (B, M; M in the order of the roles), and whose they are."""
+
+    observations: Mapping[str, Observation]
+    present: Bool[Tensor, "B M"]
+    case_ids: Sequence[str]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device (Lightning's transfer calls this)."""
+        move = lambda x: x.to(device, non_blocking=non_blocking)  # noqa: E731
+        moved = {role: Observation(move(o.value), move(o.mask)) for role, o in self.observations.items()}
+        return Batch(moved, move(self.present), self.case_ids)
+
+
+def collate(items: Sequence[tuple[str, Mapping[str, Observation], Sequence[bool]]]) -> Batch:
+    """Stacks cases given as (case id, observations by role, present by role)."""
+    ids, observations, present = zip(*items)
+    stacked = {
+        role: Observation(
+            torch.stack([one[role].value for one in observations]), torch.stack([one[role].mask for one in observations])
+        )
+        for role in observations[0]
+    }
+    return Batch(stacked, torch.tensor(present, dtype=torch.bool), ids)

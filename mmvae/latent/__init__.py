@@ -1,0 +1,1 @@
+"""Experts to joint posterior: torch and pyro only, no modality and no file is known here."""

@@ -1,0 +1,103 @@
+"""Fusion rules: a mixture of products of powers of Gaussian experts, in closed form.
+
+Component k of the joint posterior is ∝ Π_m q_m(z)^{a_km} · p(z)^{a_k,M+1} with the standard normal prior p. In natural
+parameters a product of powers is a weighted sum, so one function does the arithmetic and a rule only states exponents.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmvae.latent.gaussian import Gaussian, Posterior
+
+Exponents = tuple[Float[Tensor, "B K M1"], Float[Tensor, "B K"]]
+
+
+class Fusion(ABC):
+    """A rule that joins experts into one posterior: called with (experts, present), it states exponents."""
+
+    learns_power = False
+
+    @abstractmethod
+    def exponents(self, experts: Gaussian, present: Bool[Tensor, "B M"], power: Float[Tensor, " M"]) -> Exponents:
+        """Exponents (B, K, M + 1), the last the prior's, and log-weights (B, K), not yet normalised."""
+
+    def __call__(
+        self, experts: Gaussian, present: Bool[Tensor, "B M"], power: Float[Tensor, " M"] | None = None
+    ) -> Posterior:
+        """The joint posterior of the present experts (B, M, D); float32 whatever the autocast.
+
+        An absent expert counts as the prior before the rule sees it: its values, NaN included, never matter.
+        Where every expert is absent the posterior is the prior.
+        """
+        with torch.autocast(experts.mean.device.type, enabled=False):
+            here = present[..., None]
+            mean = torch.where(here, experts.mean, 0).float()
+            logvar = torch.where(here, experts.logvar, 0).float()
+            if power is None:
+                power = torch.ones(present.shape[1], device=mean.device)
+            exponent, log_weight = self.exponents(Gaussian(mean, logvar), present, power)
+            return Posterior(_product(mean, logvar, exponent), torch.log_softmax(log_weight, -1))
+
+
+def _product(
+    mean: Float[Tensor, "B M D"], logvar: Float[Tensor, "B M D"], exponent: Float[Tensor, "B K M1"]
+) -> Gaussian:
+    """Normalised products of powers: precision Σ a_m/σ²_m + a_prior, mean Σ a_m μ_m/σ²_m over it."""
+    of_experts, of_prior = exponent[..., :-1], exponent[..., -1:]
+    each = (-logvar).exp()
+    precision = torch.einsum("bkm,bmd->bkd", of_experts, each) + of_prior
+    return Gaussian(torch.einsum("bkm,bmd->bkd", of_experts, each * mean) / precision, -precision.log())
+
+
+def void_is_prior(exponent: Float[Tensor, "B K M"], void: Bool[Tensor, "B K"]) -> Exponents:
+    """Exponents with the prior's column, equal log-weights: a void component has only the prior and weight 0.
+
+    Where all components of a case are void all have log-weight 0, so its posterior is the prior and nothing is NaN.
+    """
+    exponent = torch.cat([torch.where(void[..., None], 0, exponent), void[..., None].to(exponent.dtype)], -1)
+    log_weight = torch.where(void & ~void.all(-1, keepdim=True), -torch.inf, 0.0)
+    return exponent, log_weight.to(exponent.dtype)
+
+
+@dataclass(frozen=True)
+class PoE(Fusion):
+    """Product of the present experts and, by default, the prior (Wu & Goodman 2018, arXiv:1802.05335, eq. 3).
+
+    Args:
+        prior_expert: Whether the standard normal prior is one of the experts.
+    """
+
+    prior_expert: bool = True
+
+    def exponents(self, experts, present, power):
+        exponent, log_weight = void_is_prior((present * power)[:, None], ~present.any(-1, keepdim=True))
+        if self.prior_expert:
+            exponent = torch.cat([exponent[..., :-1], torch.ones_like(exponent[..., -1:])], -1)
+        return exponent, log_weight
+
+
+@dataclass(frozen=True)
+class MoE(Fusion):
+    """Equal mixture of the present experts (Shi et al. 2019, arXiv:1911.03393, eq. 1)."""
+
+    def exponents(self, experts, present, power):
+        return void_is_prior(torch.diag_embed(present * power), ~present)
+
+
+@dataclass(frozen=True)
+class MoPoE(Fusion):
+    """Equal mixture of the products of every non-empty subset of the present experts (Sutter et al. 2021, arXiv:2105.02470, eq. 5).
+
+    K = 2^M − 1 components for M modalities, always all of them.
+    """
+
+    def exponents(self, experts, present, power):
+        count = present.shape[1]
+        subsets = torch.arange(1, 2**count, device=present.device)
+        member = (subsets[:, None] >> torch.arange(count, device=present.device)) & 1 == 1  # (K, M)
+        void = (member & ~present[:, None]).any(-1)
+        return void_is_prior((member * power).expand(len(present), -1, -1), void)

@@ -1,0 +1,83 @@
+"""Diagonal Gaussians, finite mixtures of them, and distances between means."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Diagonal Gaussians of any batch shape: mean and log-variance, each (…, D)."""
+
+    mean: Float[Tensor, "*batch D"]
+    logvar: Float[Tensor, "*batch D"]
+
+    def log_prob(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
+        """Log-density in nats, summed over D; z broadcasts against the mean."""
+        squared = (z - self.mean).square() * (-self.logvar).exp()
+        return -0.5 * (squared + self.logvar + math.log(2 * math.pi)).sum(-1)
+
+    def rsample(self, noise: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """The reparameterised sample that standard normal noise becomes (Kingma & Welling 2014, arXiv:1312.6114)."""
+        return self.mean + (self.logvar / 2).exp() * noise
+
+    def kl_to_prior(self) -> Float[Tensor, "*batch D"]:
+        """KL to the standard normal in nats, one value a latent dimension."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A finite mixture of diagonal Gaussians: components (B, K, D), normalised log-weights (B, K), −inf where void."""
+
+    components: Gaussian
+    log_weight: Float[Tensor, "B K"]
+
+    @property
+    def weight(self) -> Float[Tensor, "B K"]:
+        """The components' probabilities; they sum to 1 over K."""
+        return self.log_weight.exp()
+
+    @property
+    def mean(self) -> Float[Tensor, "B D"]:
+        """The mixture's own mean: what is indexed."""
+        return (self.weight[..., None] * self.components.mean).sum(1)
+
+    def log_prob(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B"]:
+        """Log-density of the mixture in nats."""
+        return torch.logsumexp(self.log_weight + self.components.log_prob(z[..., None, :]), -1)
+
+    def rsample(self, noise: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B D"]:
+        """One sample a case: a component by its weight (no gradient to the weights), then reparameterised."""
+        picked = torch.multinomial(self.weight.detach(), 1)[..., None].expand(-1, 1, self.components.mean.shape[-1])
+        one = Gaussian(self.components.mean.gather(1, picked)[:, 0], self.components.logvar.gather(1, picked)[:, 0])
+        return one.rsample(torch.randn_like(one.mean) if noise is None else noise)
+
+    def moment_matched(self) -> Gaussian:
+        """The one Gaussian (B, D) with the mixture's mean and variance."""
+        weight, mean = self.weight[..., None], self.mean
+        spread = (self.components.mean - mean[:, None]).square()
+        return Gaussian(mean, (weight * (self.components.logvar.exp() + spread)).sum(1).log())
+
+
+def cosine_distance(query: Float[Tensor, "Q D"], archive: Float[Tensor, "N D"]) -> Float[Tensor, "Q N"]:
+    """1 − cosine similarity of every pair; a zero vector has distance 1 to all."""
+    tiny = torch.finfo(query.dtype).tiny
+    unit = lambda x: x / x.norm(dim=-1, keepdim=True).clamp_min(tiny)  # noqa: E731
+    return 1 - unit(query) @ unit(archive).T
+
+
+def euclidean_distance(query: Float[Tensor, "Q D"], archive: Float[Tensor, "N D"]) -> Float[Tensor, "Q N"]:
+    """Euclidean distance of every pair."""
+    return torch.cdist(query, archive, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+DISTANCES = {"cosine": cosine_distance, "euclidean": euclidean_distance}
+
+
+def masked_sum(value: Float[Tensor, "B *rest"], mask: Bool[Tensor, "B *rest"]) -> Float[Tensor, " B"]:
+    """Sum over all but the batch of what the mask lets through; NaN under the mask does not matter."""
+    return torch.where(mask, value, 0).flatten(1).sum(1)

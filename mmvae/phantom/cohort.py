@@ -1,0 +1,136 @@
+"""Digital patients → a cohort folder of NIfTI volumes, reports, records, terms and labels."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from mmvae.case import Answers, Asset, Card, Case, InputError, Lesion, Split, Splits, write_cohort
+from mmvae.ingest.nifti import write_nifti
+from mmvae.phantom.patient import Patient, parameters, phantom_hash, population
+from mmvae.phantom.scanner import KIND, examine
+from mmvae.phantom.words import TERMS, malignant, reading, report_of, terms_of
+
+FIELDS = {
+    "age_years": {"type": "number", "unit": "years"},
+    "menopause": {"type": "category", "values": ["post", "pre"]},
+    "ca125_u_ml": {"type": "number", "unit": "U/mL"},
+    "weight_kg": {"type": "number", "unit": "kg"},
+    "height_m": {"type": "number", "unit": "m"},
+    "parity": {"type": "number", "unit": "births"},
+    "pain": {"type": "category", "values": ["no", "yes"]},
+}
+RELEVANCE = (
+    {"gain": 3, "same": ["histology", "orads"]},
+    {"gain": 2, "same": ["histology"]},
+    {"gain": 1, "same": ["orads"]},
+    {"gain": 1, "same": ["group"]},
+)
+
+
+def pseudonym(prefix: str, seed: int, number: int) -> str:
+    """A name that says nothing: hash of seed and number."""
+    return prefix + hashlib.sha256(f"phantom {prefix} {seed} {number}".encode()).hexdigest()[:10]
+
+
+def group_of(patient: Patient) -> str:
+    """The label behind gain 1: malignant, benign with solid tissue, or benign without (one case each, so never equal)."""
+    if malignant(patient.histology) == "malignant":
+        return "malignant"
+    solid = patient.findings.solid != "none" or patient.findings.papillae != "none"
+    return "benign with solid tissue" if solid else f"benign without {patient.number}"
+
+
+def write_case(patient: Patient, seed: int, root: Path, protocol: str) -> Case:
+    """One patient's folder and its line."""
+    case_id = pseudonym("c", seed, patient.number)
+    folder = root / "cases" / case_id
+    folder.mkdir(parents=True)
+    exam = examine(patient, protocol)
+    rng = np.random.default_rng([patient.rng_seed % 2**32, 4])
+    assets = []
+    for number, series in enumerate(exam.series):
+        volume = np.moveaxis(series.volumes, 0, -1).transpose(2, 1, 0, 3)  # (x, y, z, n)
+        volume = volume[..., 0] if volume.shape[-1] == 1 else volume
+        uri = f"cases/{case_id}/{number}.nii.gz"
+        digest = write_nifti(root / uri, volume, series.affine)
+        facts = {**series.facts, "voxels": int(volume.size)}
+        assets.append(Asset("volume", uri, digest, KIND[series.role], 1.0, None, facts, ()))
+    seen = reading(patient, rng)
+    terms = tuple(terms_of(seen, rng))
+    text = report_of(seen, exam.side, rng)
+    if rng.random() >= parameters()["missing"]["report"]:
+        uri = f"cases/{case_id}/report.txt"
+        (root / uri).write_text(text + "\n")
+        assets.append(Asset("text", uri, hashlib.sha256((text + "\n").encode()).hexdigest(), "report", 1.0))
+    labels = {"histology": patient.histology, "orads": patient.orads}
+    group = group_of(patient)
+    if not group.startswith("benign without"):
+        labels["group"] = group
+    return Case(
+        case_id,
+        pseudonym("p", seed, patient.number),
+        tuple(assets),
+        patient.record,
+        terms,
+        Lesion(exam.lesion_mm),
+        exam.lesion_mm,
+        "lesion",
+        labels,
+        {name: "simulated" for name in labels},
+    )
+
+
+def write_phantom_cohort(
+    cases: int, seed: int, out: Path, splits: Sequence[int] | None = None, jobs: int = 1,
+    prevalence: str = "balanced", protocol: str = "quick", progress=lambda items, total: items,
+) -> None:  # fmt: skip
+    """A phantom cohort at `out`, by rename at the end; the same seed gives the same bytes, whatever `jobs` is.
+
+    Args:
+        splits: Numbers of training, validation and test patients, in the order of their numbers; 60/15/25 % unless given.
+        progress: Wraps the iterator of finished cases, e.g. in a bar.
+    """
+    if cases < 1:
+        raise InputError(f"--cases {cases}: expected at least 1")
+    if out.exists():
+        raise InputError(f"{out} exists already; name a folder that does not, or remove it")
+    sizes = tuple(splits) if splits else (round(0.6 * cases), round(0.15 * cases), cases - round(0.6 * cases) - round(0.15 * cases))
+    if len(sizes) != 3 or sum(sizes) > cases or min(sizes) < 0:
+        raise InputError(f"--splits {','.join(map(str, sizes))}: expected three numbers with a sum of at most {cases}, the cases")
+    patients = population(cases, seed, prevalence)
+    beside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        write = partial(write_case, seed=seed, root=beside, protocol=protocol)
+        if jobs > 1:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                written = list(progress(pool.map(write, patients, chunksize=4), cases))
+        else:
+            written = list(progress(map(write, patients), cases))
+        names = [case.patient for case in written]
+        a, b = sizes[0], sizes[0] + sizes[1]
+        split = Split(tuple(names[:a]), tuple(names[a:b]), tuple(names[b : b + sizes[2]]))
+        card = Card(
+            name=f"adnexal phantom, seed {seed}",
+            source="phantom",
+            counts={"cases": cases, "patients": cases},
+            fields=FIELDS,
+            terms=TERMS,
+            targets=("histology", "orads", "group"),
+            answers=Answers(kinds=("report",), terms=True),
+            relevance=RELEVANCE,
+            phantom=phantom_hash(),
+        )
+        write_cohort(beside, card, written, Splits((split,), seed=seed))
+        (beside / "skipped.jsonl").write_text("")
+        beside.rename(out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
