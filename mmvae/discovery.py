@@ -1,6 +1,7 @@
 """Entry points to names: nothing is imported to list the installed modalities."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from mmvae.case import InputError
@@ -27,6 +28,7 @@ class Installed:
         return cls
 
 
+@cache
 def installed() -> dict[str, Installed]:
     """Every registered modality by name.
 

