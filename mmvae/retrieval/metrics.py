@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -75,6 +76,7 @@ def score(
     return value, chance
 
 
+@cache
 def expected_average_precision(relevant: int, size: int) -> float:
     """Average precision expected of a random order of `size` cases of which `relevant` count.
 
@@ -113,6 +115,7 @@ def by_patient(patients: Sequence[str], value: Float[np.ndarray, "Q F"], chance:
     return PerPatient(tuple(names), mean(value), mean(chance))
 
 
+@cache
 def resamples(count: int, seed: int = 0) -> Int[np.ndarray, "S P"]:
     """How often each of `count` patients is drawn in each of 2,000 bootstrap draws."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS)

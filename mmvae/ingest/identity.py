@@ -1,0 +1,87 @@
+"""Keyed pseudonyms and the vault that alone knows what is behind them."""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmvae.case import InputError, write_atomically
+
+
+def vault_path(cohort: Path) -> Path:
+    """Where a cohort's vault lies: `$MMVAE_VAULT`, else `<COHORT>.vault/` beside it."""
+    named = os.environ.get("MMVAE_VAULT")
+    return Path(named) if named else cohort.with_name(cohort.name + ".vault")
+
+
+@dataclass
+class Vault:
+    """A folder (0700) with the key (0600) and pseudonym → identifier; everything else sees pseudonyms only."""
+
+    root: Path
+    key: bytes
+    known: dict[str, dict[str, str]] = field(default_factory=lambda: {"patients": {}, "cases": {}, "files": {}})
+
+    @classmethod
+    def open(cls, root: Path, create: bool = False) -> "Vault":
+        """The vault at a folder; with `create` a new key where there is none.
+
+        Raises:
+            InputError: where there is no vault, or it cannot be read.
+        """
+        try:
+            key = bytes.fromhex((root / "key").read_text().strip())
+            known = json.loads((root / "identifiers.json").read_text()) if (root / "identifiers.json").is_file() else None
+        except FileNotFoundError as error:
+            if not create:
+                raise InputError("there is no vault beside this cohort; set MMVAE_VAULT to the folder that holds its key") from error
+            return cls(root, secrets.token_bytes(32))
+        except (OSError, ValueError) as error:
+            raise InputError(f"the vault cannot be read ({type(error).__name__}); check its rights and its key file") from error
+        return cls(root, key, known) if known else cls(root, key)
+
+    def _name(self, room: str, prefix: str, identifier: str) -> str:
+        name = prefix + hmac.new(self.key, f"{room}:{identifier}".encode(), hashlib.sha256).hexdigest()[:16]
+        self.known[room][name] = identifier
+        return name
+
+    def patient(self, identifier: str) -> str:
+        """The patient's pseudonym."""
+        return self._name("patients", "p", identifier)
+
+    def case(self, identifier: str) -> str:
+        """The case's pseudonym."""
+        return self._name("cases", "c", identifier)
+
+    def file(self, relative: str) -> str:
+        """F of a path relative to the source."""
+        return self._name("files", "f", relative)
+
+    def whereis(self, name: str) -> str:
+        """The path behind an F."""
+        if name not in self.known["files"]:
+            raise InputError(f"the vault knows no file {name!r}; expected an F from cases.jsonl or skipped.jsonl")
+        return self.known["files"][name]
+
+    def save(self) -> None:
+        """Writes key and identifiers, readable by the owner only."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o700)
+        previous = os.umask(0o077)
+        try:
+            write_atomically(self.root / "key", self.key.hex().encode())
+            write_atomically(self.root / "identifiers.json", json.dumps(self.known, ensure_ascii=False, sort_keys=True).encode())
+        finally:
+            os.umask(previous)
+
+
+def without_identifiers(text: str, identifiers: Iterable[str]) -> str:
+    """The text with every identifier of three characters or more replaced, whatever its case."""
+    for identifier in sorted({i.strip() for i in identifiers if len(i.strip()) >= 3}, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(identifier)}(?!\w)", "[removed]", text, flags=re.IGNORECASE)
+    return text

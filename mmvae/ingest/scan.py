@@ -1,0 +1,298 @@
+"""A source led by a table → a cohort folder, and a list of what was skipped, and why."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from mmvae.case import Answers, Asset, Card, Case, InputError, Lesion, draw_splits, write_cohort
+from mmvae.ingest.identity import Vault, vault_path, without_identifiers
+from mmvae.ingest.mapping import AssetRule, Map, read_map, read_table, value_of
+from mmvae.ingest.nifti import write_nifti
+
+# The closed list of reasons for which a file is left out; a sentence with the violated condition stands beside each.
+SKIP_CODES = {
+    "truncated": "the file ends early or does not decompress",
+    "not_image": "the file is no volume, picture or text that can be read",
+    "no_position": "the geometry cannot be inverted or is not finite",
+    "not_mapped": "no row of the table names the file",
+    "limit": "the file exceeds a limit",
+}
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file left out: F, code and sentence."""
+
+    file: str
+    code: str
+    reason: str
+
+
+class _Unusable(Exception):
+    def __init__(self, code: str, reason: str):
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One file of a case: where it is, its F and its rule."""
+
+    path: Path
+    member: str | None
+    file: str
+    rule: AssetRule
+
+
+@dataclass(frozen=True)
+class _Row:
+    """All that a worker needs to write one case."""
+
+    case_id: str
+    patient: str
+    wanted: tuple[_Wanted, ...]
+    identifiers: tuple[str, ...]
+    cells: Mapping[str, str]
+    root: Path
+    lesion: tuple[float, float, float] | None
+    reference: tuple[str, ...]
+
+
+def _read_volume(wanted: _Wanted) -> tuple[np.ndarray, np.ndarray, str]:
+    """Volume (x, y, z[, n]), its matrix to LPS mm, and the asset's type."""
+    import nibabel
+
+    path, rule = wanted.path, wanted.rule
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    name = path.name.lower()
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            image = nibabel.load(path)
+            scaled = image.dataobj.slope not in (1.0, None) or image.dataobj.inter not in (0.0, None)
+            array = np.asarray(image.dataobj, np.float32) if scaled else np.asanyarray(image.dataobj)
+            affine, kind = flip @ image.affine, "volume"
+        elif name.endswith(".npz"):
+            with np.load(path, allow_pickle=False) as held:
+                array = held[wanted.member]
+            # (slice, row, column) as stored; column runs to the left, row to the back, slice up: an assumption, stated.
+            array = array.transpose(2, 1, 0) if array.ndim == 3 else array.T[:, :, None] if array.ndim == 2 else array
+            affine, kind = np.diag([*(rule.spacing_mm or (1.0, 1.0, 1.0)), 1.0]), "volume"
+        elif name.endswith(_PICTURES):
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                array = np.asarray(picture.convert("L")).T[:, :, None]
+            affine, kind = np.diag([*(rule.spacing_mm or (1.0, 1.0, 1.0)), 1.0]), "image"
+        else:
+            raise _Unusable("not_image", f"the suffix {path.suffix!r} is none of .nii, .nii.gz, .npz, .png, .jpg, .txt")
+    except (EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise _Unusable("truncated", f"the file does not decompress ({type(error).__name__})") from error
+    except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise _Unusable("not_image", f"the file cannot be read as {path.suffix} ({type(error).__name__})") from error
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        raise _Unusable("not_image", f"the array has shape {array.shape}; expected 3 or 4 dimensions, none of them 0")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise _Unusable("no_position", "the matrix from voxels to mm cannot be inverted")
+    if array.dtype.kind not in "iuf":
+        raise _Unusable("not_image", f"the array's type is {array.dtype}, expected numbers")
+    if array.dtype.kind == "f":
+        array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    elif array.dtype.itemsize == 8:
+        array = array.astype(np.int32)
+    return array, affine, kind
+
+
+def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
+    """One case's folder and its line, and what of it had to be left out."""
+    folder = row.root / "cases" / row.case_id
+    folder.mkdir(parents=True)
+    assets, skipped, centres = [], [], {}
+    for number, wanted in enumerate(row.wanted):
+        try:
+            if wanted.path.suffix == ".txt":
+                try:
+                    text = without_identifiers(wanted.path.read_text(encoding="utf-8"), row.identifiers)
+                except UnicodeDecodeError as error:
+                    raise _Unusable("not_image", "the text is not UTF-8") from error
+                uri = f"cases/{row.case_id}/{number}.txt"
+                (row.root / uri).write_text(text, encoding="utf-8")
+                assets.append(Asset("text", uri, hashlib.sha256(text.encode()).hexdigest(), wanted.rule.kind, 1.0, None, {}, (wanted.file,)))
+                continue
+            array, affine, kind = _read_volume(wanted)
+            stated = wanted.rule.facts
+            for name in ("DiffusionBValue", "PhaseTime_s"):
+                volumes = array.shape[3] if array.ndim == 4 else 1
+                if name in stated and len(stated[name]) != volumes:
+                    raise _Unusable("not_image", f"the MAP's facts.{name} lists {len(stated[name])} numbers, the file holds {volumes} volumes")
+        except _Unusable as error:
+            skipped.append(Skipped(wanted.file, error.code, error.reason))
+            continue
+        uri = f"cases/{row.case_id}/{number}.nii.gz"
+        digest = write_nifti(row.root / uri, array, affine)
+        middle = affine @ np.array([*((np.array(array.shape[:3]) - 1) / 2), 1.0])
+        centres.setdefault(wanted.rule.kind, tuple(round(float(c), 3) for c in middle[:3]))
+        facts = {**wanted.rule.facts, "voxels": int(array.size)}
+        assets.append(Asset(kind, uri, digest, wanted.rule.kind, 1.0, None, facts, (wanted.file,)))
+    frame, source = (row.lesion, "lesion") if row.lesion else (None, None)
+    if frame is None:
+        order = [kind for kind in row.reference if kind in centres] or list(centres)
+        if order:
+            frame, source = centres[order[0]], order[0]
+    if not assets:
+        shutil.rmtree(folder)
+    return Case(row.case_id, row.patient, tuple(assets), lesion=Lesion(row.lesion) if row.lesion else None, frame_mm=frame, frame_from=source), skipped
+
+
+def _fill(template: str, cells: Mapping[str, str]) -> str:
+    return template.format_map({name: (cell or "").strip() for name, cell in cells.items()})
+
+
+def scan_table(
+    source: Path, out: Path, map_path: Path, records: Path, splits: Sequence[int] | None = None, folds: int | None = None,
+    split_seed: int = 0, jobs: int = 1, strict: bool = False, progress: Callable = lambda items, total: items,
+) -> tuple[int, list[Skipped]]:  # fmt: skip
+    """The cohort of a table-led source at `out`, by rename at the end; how many cases, and what was skipped.
+
+    Raises:
+        InputError: where source, MAP or table do not fit; nothing is left behind.
+    """
+    if not source.is_dir():
+        raise InputError(f"SOURCE {source.name!r} is no folder")
+    if not any(source.iterdir()):
+        raise InputError(f"SOURCE {source.name!r} is empty; expected files that the MAP names")
+    if out.exists():
+        raise InputError(f"--out {out.name!r} exists already; name a folder that does not, or remove it")
+    mapping = read_map(map_path)
+    table = read_table(records, mapping.columns())
+    vault = Vault.open(vault_path(out), create=True)
+    beside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        rows, used = _rows(source, beside, mapping, table, vault)
+        if jobs > 1:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                written = list(progress(pool.map(_write_case, rows), len(rows)))
+        else:
+            written = list(progress(map(_write_case, rows), len(rows)))
+        skipped = [item for _, items in written for item in items]
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            relative = path.relative_to(source).as_posix()
+            if relative not in used and path.resolve() not in (records.resolve(), map_path.resolve()):
+                skipped.append(Skipped(vault.file(relative), "not_mapped", "no row of the table and no asset of the MAP names this file"))
+        types = _field_types(mapping, table)
+        cases = [_with_words(case, row.cells, mapping, types) for (case, _), row in zip(written, rows)]
+        cases = [case for case in cases if case.assets or case.record]
+        if cases:
+            first = {row.patient: min((w.path.as_posix() for w in row.wanted), default="~") for row in reversed(rows)}
+            patients = sorted({case.patient for case in cases}, key=lambda p: (first[p], p))
+            drawn = draw_splits(patients, splits, folds, split_seed)
+            write_cohort(beside, _card(mapping, cases, types, source), cases, drawn)
+            lines = [json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n" for s in skipped]
+            (beside / "skipped.jsonl").write_text("".join(lines))
+            vault.save()
+            beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return len(cases), skipped
+
+
+def _rows(source: Path, root: Path, mapping: Map, table, vault: Vault) -> tuple[list[_Row], set[str]]:
+    rows, used, line_of = [], set(), {}
+    for line, cells in enumerate(table, 2):
+        case = _fill(mapping.case, cells)
+        if not case:
+            raise InputError(f"the table's line {line} has nothing in {mapping.key!r}; a case needs a name")
+        if case in line_of:
+            raise InputError(f"lines {line_of[case]} and {line} of the table make the same case; one row is one case. Remove one, or widen `case`.")
+        line_of[case] = line
+        patient = _fill(mapping.patient, cells)
+        wanted = []
+        for rule in mapping.assets:
+            name, _, member = _fill(rule.file, cells).partition("#")
+            path = source / name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise InputError(f"the table's line {line} makes a file name that leaves SOURCE; expected one below it")
+            if not path.is_file() or (member and not _has_member(path, member)):
+                continue  # a sequence that this patient does not have
+            used.add(path.relative_to(source).as_posix())
+            relative = path.relative_to(source).as_posix() + (f"#{member}" if member else "")
+            wanted.append(_Wanted(path, member or None, vault.file(relative), rule))
+        lesion = None
+        if mapping.lesion:
+            point = [value_of(cells.get(mapping.lesion.get(axis, ""), "")) for axis in ("x_mm", "y_mm", "z_mm")]
+            lesion = tuple(map(float, point)) if all(isinstance(p, int | float) for p in point) else None
+        identifiers = (case, patient, cells.get(mapping.key) or "")
+        rows.append(_Row(vault.case(case), vault.patient(patient), tuple(wanted), identifiers, cells, root, lesion, mapping.reference))
+    return rows, used
+
+
+def _has_member(path: Path, member: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{member}.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return True  # the worker opens it and says what is wrong
+
+
+def _field_types(mapping: Map, table) -> dict[str, dict]:
+    """Column, type and values or unit of each record field."""
+    fields = dict(mapping.record or {})
+    if mapping.every_other_column:
+        taken = mapping.columns()
+        fields = {name: {"column": name} for name in table[0] if name and name not in taken}
+    made = {}
+    for name, entry in fields.items():
+        values = [v for v in (value_of(row.get(entry["column"])) for row in table) if v is not None]
+        category = entry.get("type") == "category" or any(isinstance(v, str) for v in values)
+        kind = {"type": "category", "values": sorted({str(v) for v in values})} if category else {"type": "number", "unit": entry.get("unit")}
+        made[name] = {**kind, "column": entry["column"]}
+    return made
+
+
+def _with_words(case: Case, cells: Mapping[str, str], mapping: Map, types: Mapping[str, Mapping]) -> Case:
+    record = {}
+    for name, entry in types.items():
+        value = value_of(cells.get(entry["column"]))
+        if value is not None:
+            record[name] = str(value) if entry["type"] == "category" else value
+    labels = {name: str(value) for name, column in mapping.labels.items() if (value := value_of(cells.get(column))) is not None}
+    terms = None
+    if mapping.terms:
+        stated = [(column, part.strip()) for column in mapping.terms for part in (cells.get(column) or "").split(";")]
+        listed = [part if ":" in part else f"{column}: {part}" for column, part in stated if value_of(part) is not None]
+        terms = tuple(listed) if listed else None
+    source = {name: mapping.label_source.get(name, "reader") for name in labels}
+    return replace(case, record=record, labels=labels, label_source=source, terms=terms)
+
+
+def _card(mapping: Map, cases: Sequence[Case], types: Mapping[str, Mapping], source: Path) -> Card:
+    listed = sorted({term for case in cases for term in case.terms or ()})
+    texts = tuple(sorted({a.kind for case in cases for a in case.assets if a.type == "text" and a.kind}))
+    given = mapping.answers
+    answers = Answers(texts, bool(listed)) if given is None else Answers(
+        tuple(given.get("kinds", ())), bool(given.get("terms", False)), tuple(given.get("fields", ()))
+    )  # fmt: skip
+    kinds = [asset.kind for case in cases for asset in case.assets]
+    return Card(
+        name=mapping.name or "cohort",
+        source="nifti" if any(r.file.split("#")[0].endswith((".nii", ".nii.gz")) for r in mapping.assets) else "table",
+        counts={"cases": len(cases), "patients": len({c.patient for c in cases}), "assets": {k: kinds.count(k) for k in sorted(set(kinds))}},
+        fields={name: {k: v for k, v in entry.items() if k != "column"} for name, entry in types.items()},
+        terms=tuple({"name": term, "parent": term.split(":")[0]} for term in listed),
+        targets=tuple(mapping.labels),
+        answers=answers,
+        reference=mapping.reference,
+        relevance=mapping.relevance,
+        assumed={rule.kind: {"spacing_mm": list(rule.spacing_mm), "axes": "column left, row back, slice up"} for rule in mapping.assets if rule.assumed and rule.spacing_mm},
+    )
