@@ -1,0 +1,61 @@
+"""The record holds to the contract; its statistics are the textbook's."""
+
+import numpy as np
+import pytest
+import torch
+from mmvae_clinical import Clinical
+from scipy import stats
+
+from mmvae.case import Card, InputError, View
+from mmvae.modality import TrainingViews
+from mmvae.testing import CHECKS, Subject
+
+RECORDS = [
+    {"age_years": 30 + 7 * n, "marker": float(np.exp(n / 2.0) ** 2), **({"sex": "FM"[n % 2]} if n != 3 else {})} for n in range(9)
+] + [{"age_years": 41, "marker": 3.0, "sex": "F"}]
+CARD = Card("c", "table", fields={"sex": {"type": "category", "values": ["F", "M"]}})
+
+
+def views_of(folder):
+    return [View(folder, record=record) for record in RECORDS]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conforms(check, tmp_path):
+    views = views_of(tmp_path / "DOE")
+    check(Subject(Clinical(), views[:9], views[9:], CARD, identifiers=("DOE",)))
+
+
+def test_median_and_interquartile_range_are_scipy_s_and_a_skewed_field_is_in_log(tmp_path):
+    fitted = Clinical().fitted(TrainingViews(CARD, views_of(tmp_path)))
+    at = fitted.fields.index("age_years")
+    ages = [r["age_years"] for r in RECORDS]
+    assert fitted.centre[at] == pytest.approx(np.median(ages), abs=1e-5)
+    assert fitted.spread[at] == pytest.approx(stats.iqr(ages) / 1.349, abs=1e-5)
+    assert fitted.log[fitted.fields.index("marker")]
+    assert not fitted.log[at]
+
+
+def test_scores_are_scipy_s_student_t_and_a_softmax(tmp_path):
+    fitted = Clinical().fitted(TrainingViews(CARD, views_of(tmp_path)))
+    decoder, z = fitted.decoder(3), torch.randn(1, 3)
+    got = decoder(z)
+    for n, size in enumerate(map(len, fitted.categories)):
+        head = decoder.heads[n](z)[0].detach().numpy()
+        value = torch.zeros(1, len(fitted.fields))
+        value[0, n] = 1.0
+        oracle = head[1] - np.log(np.exp(head).sum()) if size else stats.t.logpdf(1.0, 5, loc=head[0])
+        assert float(got.log_prob(value)[0, n]) == pytest.approx(float(oracle), abs=1e-4)
+
+
+def test_an_unknown_category_is_missing_and_said_so(tmp_path):
+    fitted = Clinical().fitted(TrainingViews(CARD, views_of(tmp_path)))
+    view = View(tmp_path, record={"sex": "X", "age_years": 50})
+    assert not fitted.read(view).mask[fitted.fields.index("sex")]
+    assert "'X'" in fitted.misfits(view)[0]
+
+
+def test_a_word_in_a_number_is_refused_by_name(tmp_path):
+    fitted = Clinical().fitted(TrainingViews(CARD, views_of(tmp_path)))
+    with pytest.raises(InputError, match="'age_years' is 'old', expected a number"):
+        fitted.read(View(tmp_path, record={"age_years": "old"}))
