@@ -42,7 +42,9 @@ class _CLI(LightningCLI):
         ours = [RetrievalMonitor()]
         named = config.get("callbacks") or []
         if not config.get("fast_dev_run") and not any(isinstance(c, ModelCheckpoint) for c in named):
-            ours.append(ModelCheckpoint(folder, filename="best", monitor="val/mAP", mode="max", save_last=True, enable_version_counter=False))
+            # Two: `save_last` of the first would follow only the epochs in which it improves.
+            ours.append(ModelCheckpoint(folder, filename="best", monitor="val/mAP", mode="max", enable_version_counter=False))
+            ours.append(ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
         return super()._instantiate_trainer(config, [*callbacks, *ours])
 
     def before_fit(self) -> None:
@@ -58,7 +60,7 @@ class _CLI(LightningCLI):
             print(f"run folder: {self.trainer.default_root_dir}")
 
     def after_fit(self) -> None:
-        best = next((c.best_model_path for c in self.trainer.checkpoint_callbacks if c.best_model_path), "")
+        best = next((c.best_model_path for c in self.trainer.checkpoint_callbacks if c.monitor and c.best_model_path), "")
         if best and self.trainer.is_global_zero:
             print(f"best checkpoint: {best}")
 

@@ -18,7 +18,7 @@ from mmvae.data import seed_of
 from mmvae.discovery import kind_of, origin_of
 from mmvae.latent.fusion import Fusion, PoE
 from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
-from mmvae.latent.objective import ELBO, Objective
+from mmvae.latent.objective import ELBO, Bound, Objective
 from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, unfitted_difference, view_of
 
 BALANCED = 300.0
@@ -218,8 +218,8 @@ class MMVAE(LightningModule):
         one = Gaussian(torch.zeros(1, count, 1), torch.zeros(1, count, 1))
         return self.fusion(one, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
 
-    def bound(self, batch: Batch, training: bool = True):
-        """The objective of a batch, and the posterior that it scored."""
+    def bound(self, batch: Batch, training: bool = True) -> tuple[Bound, Posterior, Float[Tensor, ""]]:
+        """The objective of a batch, the posterior that it scored, and a 0 that ties in the encoders of absent roles."""
         visible, noise = self.draw(batch, self.objective.samples(self._components()), training)
         if not training and self.answer_roles:
             answers = torch.tensor([role in self.answer_roles for role in self.roles], device=visible.device)
@@ -232,7 +232,7 @@ class MMVAE(LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         made, posterior, tie = self.bound(batch)
-        self._refuse_non_finite(made.loss, made.log_likelihood, made.kl, batch)
+        self._refuse_non_finite(made, batch)
         self._log_parts("train", made, posterior, batch)
         return made.loss + tie
 
@@ -246,7 +246,7 @@ class MMVAE(LightningModule):
         made, posterior, _ = self.bound(batch, training=False)
         self._log_parts("test", made, posterior, batch)
 
-    def _log_parts(self, stage: str, made, posterior: Posterior, batch: Batch) -> None:
+    def _log_parts(self, stage: str, made: Bound, posterior: Posterior, batch: Batch) -> None:
         size = len(batch.case_ids)
         several = self.trainer.world_size > 1 and stage != "train"
         log = lambda name, value: self.log(  # noqa: E731
@@ -262,17 +262,20 @@ class MMVAE(LightningModule):
             if here.any():
                 log(f"log_likelihood/{role}", made.log_likelihood[here, m].detach().mean())
 
-    def _refuse_non_finite(self, loss, log_likelihood, kl, batch: Batch) -> None:
-        if torch.isfinite(loss):
+    def _refuse_non_finite(self, made: Bound, batch: Batch) -> None:
+        """Stops the run, naming where it began: a measured value, else a score, else the posterior."""
+        if torch.isfinite(made.loss):
             return
-        bad = ~torch.isfinite(log_likelihood)
-        roles = [role for m, role in enumerate(self.roles) if bad[:, m].any()] or ["the posterior"]
-        rows = bad.any(1) | ~torch.isfinite(kl)
-        cases = [case_id for case_id, is_bad in zip(batch.case_ids, rows.tolist()) if is_bad]
+        values = {role: ~torch.isfinite(seen.clean().value).reshape(len(seen.value), -1).all(1) for role, seen in batch.observations.items()}
+        scores = {role: ~torch.isfinite(made.log_likelihood[:, m]) for m, role in enumerate(self.roles)}
+        found = next((f for f in (values, scores) if any(bad.any() for bad in f.values())), {"the posterior": ~torch.isfinite(made.kl)})
+        roles = [role for role, bad in found.items() if bad.any()]
+        rows = torch.stack(list(found.values())).any(0).tolist()
+        cases = [case_id for case_id, bad in zip(batch.case_ids, rows) if bad]
+        more = f" and {len(cases) - 5} more" if len(cases) > 5 else ""
         raise InputError(
-            f"the loss is not finite in epoch {self.current_epoch}: role {', '.join(roles)}, case {', '.join(cases[:5]) or 'unknown'}"
-            f"{f' and {len(cases) - 5} more' if len(cases) > 5 else ''}. The last good checkpoint is kept; look at the cases with "
-            "`mmvae show`, or lower model.lr"
+            f"the loss is not finite in epoch {self.current_epoch}: role {', '.join(roles)}, case {', '.join(cases[:5]) or 'unknown'}{more}. "
+            "The last good checkpoint is kept; look at the cases with `mmvae show`, or lower model.lr"
         )
 
     def configure_optimizers(self):

@@ -39,7 +39,7 @@ def labelled(labels: Sequence[Mapping], relevance: Sequence[Mapping]) -> Bool[np
 
 def counts_as_relevant(relevance: Sequence[Mapping]) -> float:
     """The smallest gain that P@k and mAP count: 2, or any where the list holds one gain."""
-    return 2 if len({level["gain"] for level in relevance}) > 1 else min(level["gain"] for level in relevance)
+    return 2.0 if len({level["gain"] for level in relevance}) > 1 else float(min(level["gain"] for level in relevance))
 
 
 def score(

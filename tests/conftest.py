@@ -1,0 +1,79 @@
+"""What several tests share: a small phantom cohort, a model trained on it, real data where `$MMVAE_DATA` names it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmvae.case import Cohort
+from mmvae.phantom.cohort import write_phantom_cohort
+
+ROOT = Path(__file__).parents[1]
+_USED = []
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """Forty digital patients: 24 training, 6 validation, 10 test."""
+    path = tmp_path_factory.mktemp("phantom") / "cohort"
+    write_phantom_cohort(40, 3, path, (24, 6, 10), jobs=2)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cohort(phantom) -> Cohort:
+    """The same, read."""
+    return Cohort.load(phantom)
+
+
+SMALL = {"about": "lesion", "shape": [6, 16, 16], "spacing_mm": [12.0, 8.0, 8.0]}
+
+
+def small_yaml(phantom: Path) -> str:
+    """YAML of a small model of every role, as a user would write it."""
+    grid = "{about: lesion, shape: [6, 16, 16], spacing_mm: [12, 8, 8]"
+    return f"""
+seed_everything: 0
+model:
+  latent_dim: 8
+  modalities:
+    t1: {{class_path: T1, init_args: {grid}}}}}
+    t2: {{class_path: T2, init_args: {grid}}}}}
+    contrast: {{class_path: Contrast, init_args: {grid}}}}}
+    clinical: Clinical
+    report: Report
+    terms: Terms
+  answer_roles: [report, terms]
+  visible: {{terms: 0.25}}
+  weights: {{terms: 100}}
+  groups: {{images: [t1, t2, contrast]}}
+data: {{cohort: {phantom}, batch_size: 8}}
+trainer: {{max_epochs: 2, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}}
+"""
+
+
+@pytest.fixture(scope="session")
+def trained(phantom, tmp_path_factory) -> Path:
+    """The best checkpoint of two epochs, fitted by the command."""
+    from mmvae.cli import main
+
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "fit.yaml").write_text(small_yaml(phantom))
+    assert main(["fit", "-c", str(folder / "fit.yaml"), "--trainer.default_root_dir", str(folder / "run")]) == 0
+    return folder / "run" / "best.ckpt"
+
+
+@pytest.fixture
+def real_data(request) -> Path:
+    """Folder of real, licensed data; a test that needs it is skipped, saying so, where `$MMVAE_DATA` is unset."""
+    named = os.environ.get("MMVAE_DATA")
+    if not named:
+        pytest.skip("MMVAE_DATA is not set: this test needs the real data")
+    if not Path(named).is_dir():
+        pytest.fail("MMVAE_DATA names no folder")
+    _USED.append(request.node.nodeid)
+    return Path(named)
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"{len(_USED)} tests used real data")

@@ -1,0 +1,222 @@
+"""The LightningModule: what is absent cannot matter, one batch can be learnt, two processes are one, other runs are refused."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from mmvae_clinical import Clinical
+from mmvae_mri.structural import T2
+from mmvae_terms import Terms
+
+from mmvae.batch import Batch, Observation, collate
+from mmvae.case import InputError
+from mmvae.cli import main
+from mmvae.data import CaseData, CaseDataset
+from mmvae.latent.fusion import MoE, MoPoE, PoE
+from mmvae.latent.objective import ELBO
+from mmvae.model import MMVAE
+
+GRID = {"about": "lesion", "shape": (6, 16, 16), "spacing_mm": (12.0, 8.0, 8.0)}
+
+
+def build(cohort, fusion=PoE(), **settings):  # noqa: B008
+    torch.manual_seed(0)
+    recipes = {"t2": T2(**GRID), "clinical": Clinical(), "terms": Terms()}
+    model = MMVAE(recipes, latent_dim=8, fusion=fusion, answer_roles=["terms"], **settings)
+    model.fit_recipes(cohort, cohort.split("train"))
+    return model
+
+
+def batch_of(cohort, model, count=6):
+    data = CaseDataset(cohort, cohort.split("train")[:count], model.modalities, model.answer_roles)
+    return collate([data[i, 0] for i in range(count)])
+
+
+@pytest.mark.parametrize("fusion", [PoE(), MoE(), MoPoE()], ids=str)
+def test_garbage_in_absent_roles_and_under_masks_changes_neither_loss_nor_gradient(cohort, fusion):
+    model = build(cohort, fusion).train()
+    batch = batch_of(cohort, model)
+    present = batch.present.clone()
+    present[0, 0] = present[1, 1] = False
+    results = []
+    for fill in (0.0, float("nan")):
+        dirty = {}
+        for m, (role, seen) in enumerate(batch.observations.items()):
+            here = present[:, m].view(-1, *[1] * (seen.mask.dim() - 1)) & seen.mask
+            dirty[role] = Observation(torch.where(here, seen.value, fill), here)
+        model.zero_grad()
+        made, _, tie = model.bound(Batch(dirty, present, batch.case_ids))
+        (made.loss + tie).backward()
+        results.append((made.loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    torch.testing.assert_close(results[0], results[1])
+    assert torch.isfinite(results[1][1]).all()
+
+
+def test_every_parameter_has_a_gradient_when_a_role_is_wholly_absent(cohort):
+    model = build(cohort).train()
+    batch = batch_of(cohort, model)
+    present = batch.present.clone()
+    present[:, 0] = False
+    made, _, tie = model.bound(Batch(batch.observations, present, batch.case_ids))
+    (made.loss + tie).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_weights_of_one_give_the_exact_bound_and_balanced_divides_by_the_values(cohort):
+    model = build(cohort, weights={"terms": 1.0})
+    assert model.weight_of == {"t2": 300 / (6 * 16 * 16), "clinical": 300 / 7, "terms": 1.0}
+
+
+def test_some_role_is_always_visible_and_the_draw_is_keyed_by_case_and_epoch(cohort):
+    model = build(cohort, visible={"t2": 0.05, "clinical": 0.05, "terms": 0.05})
+    batch = batch_of(cohort, model)
+    visible, noise = model.draw(batch, 1, training=True)
+    assert visible.any(1).all()
+    assert not (visible & ~batch.present).any()
+    half = Batch(batch.observations, batch.present[3:], batch.case_ids[3:])
+    again, same_noise = model.draw(half, 1, training=True)
+    assert torch.equal(visible[3:], again)
+    assert torch.equal(noise[3:], same_noise)
+
+
+def test_one_batch_can_be_learnt_by_heart(cohort):
+    model = build(cohort, lr=3e-3, objective=ELBO(0.01, 0)).train()
+    batch = batch_of(cohort, model, 8)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses, terms = [], []
+    for _ in range(500):
+        made, _, tie = model.bound(batch)
+        optimizer.zero_grad()
+        (made.loss + tie).backward()
+        optimizer.step()
+        losses.append(float(made.loss))
+        terms.append(float(made.log_likelihood[:, 2].mean()))
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    experts, _ = model.experts(batch)
+    z = model.posterior(experts, batch.present).mean
+    predicted = model.decoders["terms"](z).mean > 0.5
+    seen = batch.observations["terms"]
+    assert float((predicted == seen.value.bool())[seen.mask].float().mean()) > 0.97
+
+
+def test_a_role_present_only_because_of_answers_must_be_listed(cohort):
+    model = MMVAE({"t2": T2(**GRID), "terms": Terms()}, latent_dim=4)
+    with pytest.raises(InputError, match=r"role 'terms' is present only because of answers"):
+        model.fit_recipes(cohort, cohort.split("train"))
+
+
+def test_settings_that_name_no_role_are_refused():
+    with pytest.raises(InputError, match=r"model.weights names 't9', which is no role"):
+        MMVAE({"t2": T2()}, weights={"t9": 1.0})
+    with pytest.raises(InputError, match=r"model.visible.t2 is 2"):
+        MMVAE({"t2": T2()}, visible={"t2": 2.0})
+
+
+def test_a_non_finite_loss_stops_the_run_naming_role_and_cases(cohort):
+    model = build(cohort)
+    batch = batch_of(cohort, model)
+    seen = batch.observations["t2"]
+    value = seen.value.clone()
+    value[2, 0, 3, 3, 3] = float("inf")
+    broken = Batch({**batch.observations, "t2": replace(seen, value=value)}, batch.present, batch.case_ids)
+    with pytest.raises(InputError, match=rf"role t2, case {batch.case_ids[2]}"):
+        made, _, _ = model.bound(broken)
+        model._refuse_non_finite(made, broken)
+
+
+def test_a_checkpoint_gives_the_same_model_by_plain_values_only(trained, cohort):
+    kept = torch.load(trained, weights_only=True)
+    assert "mmvae" in kept
+    a, b = MMVAE.load_from_checkpoint(trained), MMVAE.load_from_checkpoint(trained)
+    assert a.fingerprint() == b.fingerprint()
+    assert a.modalities["terms"].names == tuple(t["name"] for t in cohort.card.terms)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    (tmp_path / "x.ckpt").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"x.ckpt is not a checkpoint"):
+        MMVAE.load_from_checkpoint(tmp_path / "x.ckpt")
+
+
+def resume(trained, *more):
+    run = trained.parent
+    return main(["fit", "-c", str(run / "config.yaml"), "--trainer.default_root_dir", str(run), "--ckpt_path", str(run / "last.ckpt"), *more])
+
+
+def test_a_run_resumes_with_other_trainer_settings(trained, tmp_path):
+    assert resume(trained, "--trainer.max_epochs", "3", "--trainer.default_root_dir", str(tmp_path)) == 0
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--model.lr", "0.5"), "model.lr is 0.5"),
+        (("--model.fusion", "MoE"), "model.fusion is"),
+        (("--model.modalities.t2.init_args.intensity_jitter", "0.9"), "model.modalities.t2.intensity_jitter differs"),
+    ],
+)
+def test_a_resumed_run_with_another_model_is_refused_field_by_field(trained, more, message, capsys):
+    assert resume(trained, "--trainer.max_epochs", "3", *more) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_in_ten_lines_from_python(phantom, tmp_path):
+    from mmvae.retrieval.monitor import RetrievalMonitor
+
+    model = MMVAE({"clinical": Clinical(), "terms": Terms()}, latent_dim=4, answer_roles=["terms"])
+    trainer = lightning.Trainer(max_epochs=1, callbacks=[RetrievalMonitor()], logger=False, enable_progress_bar=False, default_root_dir=tmp_path, accelerator="cpu")
+    trainer.fit(model, CaseData(str(phantom), batch_size=8))
+    assert "val/mAP" in trainer.callback_metrics
+
+
+DDP = """
+import sys, torch, lightning
+from mmvae_clinical import Clinical
+from mmvae_terms import Terms
+from mmvae.data import CaseData
+from mmvae.model import MMVAE
+processes, cohort, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+class Keep(lightning.Callback):
+    def on_after_backward(self, trainer, module):
+        if trainer.is_global_zero:
+            torch.save(torch.cat([p.grad.flatten() for p in module.parameters()]), out)
+lightning.seed_everything(0)
+model = MMVAE({"clinical": Clinical(), "terms": Terms()}, latent_dim=4, answer_roles=["terms"])
+trainer = lightning.Trainer(max_steps=1, accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, callbacks=[Keep()], limit_val_batches=0, use_distributed_sampler=True)
+trainer.fit(model, CaseData(cohort, batch_size=24 // processes))
+"""
+
+
+def test_two_processes_have_the_gradient_of_one_on_the_joined_batch(phantom, tmp_path):
+    (tmp_path / "ddp.py").write_text(DDP)
+    gradients = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pt"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "ddp.py"), str(processes), str(phantom), str(out)], env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        gradients.append(torch.load(out))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-3)
+
+
+def test_bfloat16_mixed_trains_and_embeds_close_to_float32(phantom, cohort):
+    model = build(cohort)
+    batch = batch_of(cohort, model)
+    with torch.no_grad():
+        plain, _ = model.experts(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast, _ = model.experts(batch)
+            made, _, _ = model.bound(batch)
+    a, b = (model.posterior(x, batch.present).mean for x in (plain, cast))
+    assert float(torch.nn.functional.cosine_similarity(a, b).min()) > 0.99
+    assert torch.isfinite(made.loss)
+    assert Path(phantom).exists()
