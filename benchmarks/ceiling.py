@@ -61,7 +61,9 @@ class Ceiling(nn.Module):
         return head - (torch.where(positive, log_p, 0).sum(1)[has] / positive.sum(1)[has]).mean()
 
 
-def train(model: MMVAE, cohort: Cohort, training: Training, motion: MotionRange = MOTION, label: str = "histology") -> Ceiling:
+def train(
+    model: MMVAE, cohort: Cohort, training: Training, motion: MotionRange = MOTION, label: str = "histology"
+) -> Ceiling:
     """The ceiling after its epochs, trained on random visible subsets of the labelled training cases."""
     torch.manual_seed(training.seed)
     cases = [case for case in cohort.split("train") if label in case.labels]
@@ -76,10 +78,17 @@ def train(model: MMVAE, cohort: Cohort, training: Training, motion: MotionRange 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, total_steps=steps, pct_start=0.1)
     model.train()
     for epoch in range(training.epochs):
-        order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(seed_of("ceiling", training.seed, epoch)))
+        order = torch.randperm(
+            len(cases), generator=torch.Generator().manual_seed(seed_of("ceiling", training.seed, epoch))
+        )
         for rows in order.split(training.batch_size):
             batch = collate([data[int(i), epoch] for i in rows])
-            chance = torch.rand(batch.present.shape, generator=torch.Generator().manual_seed(seed_of("visible", training.seed, epoch, int(rows[0]))))
+            chance = torch.rand(
+                batch.present.shape,
+                generator=torch.Generator().manual_seed(
+                    seed_of("visible", training.seed, epoch, int(rows[0]))
+                ),
+            )
             visible = batch.present & (chance < 0.5)
             visible = torch.where(visible.any(1, keepdim=True), visible, batch.present)
             experts, tie = model.experts(batch, visible)
@@ -99,7 +108,15 @@ def spaces(made: Ceiling, side: Side, present: np.ndarray) -> dict[str, torch.Te
     return {"mean": mean, "logits": logits, "probabilities": logits.softmax(-1)}
 
 
-def rank(made: Ceiling, ranking: Ranking, query: Side, archive: Side, using: tuple[str, ...], space: str, known: bool = False) -> PerPatient:
+def rank(
+    made: Ceiling,
+    ranking: Ranking,
+    query: Side,
+    archive: Side,
+    using: tuple[str, ...],
+    space: str,
+    known: bool = False,
+) -> PerPatient:
     """Matched ranking in one of the spaces; with `known` p(class of the query) against the archive's known labels."""
     had = query.experts.having(using)
     rows = np.flatnonzero(had.any(1))
@@ -109,7 +126,9 @@ def rank(made: Ceiling, ranking: Ranking, query: Side, archive: Side, using: tup
         mine = np.flatnonzero((had[rows] == pattern).all(1))
         roles = [role for role, here in zip(query.experts.roles, pattern) if here]
         has = archive.experts.having(roles)
-        q = spaces(made, Side(_pick(query.cases, rows[mine]), query.experts.rows(rows[mine])), had[rows[mine]])
+        q = spaces(
+            made, Side(_pick(query.cases, rows[mine]), query.experts.rows(rows[mine])), had[rows[mine]]
+        )
         if known:
             column = [made.classes.index(str(case.labels["histology"])) for case in archive.cases]
             distance[mine] = 1 - q["probabilities"].numpy()[:, column]

@@ -48,7 +48,9 @@ def _centre(voxels, volumes, has, fit):
     """Mean and deviation of each channel in concentric boxes about the grid's centre: the lesion's intensity and size."""
     made, shape = [], volumes.shape[2:]
     for share in (0.15, 0.3, 0.5, 1.0):
-        cut = tuple(slice(int(n / 2 - max(1, n * share / 2)), int(n / 2 + max(1, n * share / 2))) for n in shape)
+        cut = tuple(
+            slice(int(n / 2 - max(1, n * share / 2)), int(n / 2 + max(1, n * share / 2))) for n in shape
+        )
         box = volumes[(slice(None), slice(None), *cut)].flatten(2)
         made += [box.mean(2), box.std(2)]
     return torch.cat(made, 1).numpy()
@@ -68,7 +70,9 @@ def _random_net(voxels, volumes, has, fit):
 KINDS = {"pca of voxels": _pca, "histogram": _histogram, "centre boxes": _centre, "random net": _random_net}
 
 
-def features(cohort: Cohort, cases: Sequence[Case], recipes: dict[str, Modality], training: set[str]) -> dict[str, Features]:
+def features(
+    cohort: Cohort, cases: Sequence[Case], recipes: dict[str, Modality], training: set[str]
+) -> dict[str, Features]:
     """Each kind's features of all cases, roles side by side; statistics from the training patients only."""
     dataset = CaseDataset(cohort, cases, recipes, ())
     fit = np.array([case.patient in training for case in cases])
@@ -80,9 +84,13 @@ def features(cohort: Cohort, cases: Sequence[Case], recipes: dict[str, Modality]
     return {kind: np.concatenate(columns, 1) for kind, columns in parts.items()}
 
 
-def rank(table: Features, rows: np.ndarray, archive: np.ndarray, cases: Sequence[Case], ranking: Ranking) -> PerPatient:
+def rank(
+    table: Features, rows: np.ndarray, archive: np.ndarray, cases: Sequence[Case], ranking: Ranking
+) -> PerPatient:
     """Queries `rows` against `archive` rows by cosine."""
-    distance = cosine_distance(torch.from_numpy(table[rows]).float(), torch.from_numpy(table[archive]).float()).numpy()
+    distance = cosine_distance(
+        torch.from_numpy(table[rows]).float(), torch.from_numpy(table[archive]).float()
+    ).numpy()
     query, kept = [cases[i] for i in rows], [cases[i] for i in archive]
     value, chance = ranking.judge(distance, np.ones(distance.shape, bool), query, kept)
     return by_patient([case.patient for case in query], value, chance)

@@ -1,6 +1,6 @@
 """Is the phantom neither too easy nor too hard? The limits of EVALUATION.md's last part, measured and printed.
 
-    python -m benchmarks.ruler --work runs/headline --results benchmarks/results/ruler.jsonl
+python -m benchmarks.ruler --work runs/headline --results benchmarks/results/ruler.jsonl
 """
 
 import argparse
@@ -34,10 +34,16 @@ def reader_agreement(patients: list[Patient], seed: int = 0) -> float:
 def findings_accuracy(patients: list[Patient], train: int, noisy: bool, seed: int = 0) -> float:
     """Best accuracy of histology from findings by two fitted classifiers, on the patients after the first `train`."""
     rng, names = np.random.default_rng(seed), [t["name"] for t in TERMS]
-    listed = [terms_of(reading(p, rng), rng) if noisy else [f"{q}: {a}" for q, a in answers(p.findings).items()] for p in patients]
+    listed = [
+        terms_of(reading(p, rng), rng) if noisy else [f"{q}: {a}" for q, a in answers(p.findings).items()]
+        for p in patients
+    ]
     x = np.array([[name in one for name in names] for one in listed], float)
     y = np.array([p.histology for p in patients])
-    models = (LogisticRegression(max_iter=2000, C=0.3), RandomForestClassifier(300, min_samples_leaf=2, random_state=seed))
+    models = (
+        LogisticRegression(max_iter=2000, C=0.3),
+        RandomForestClassifier(300, min_samples_leaf=2, random_state=seed),
+    )
     return max(float(m.fit(x[:train], y[:train]).score(x[train:], y[train:])) for m in models)
 
 
@@ -46,7 +52,9 @@ def lesion_means(case: Case, root: Path, patient: Patient) -> np.ndarray:
     exam = examine(patient)
     p = parameters()
     machine, size = p["scanners"][exam.scanner], p["protocols"]["quick"]
-    anatomy = build(patient, size["matrix"], 2 * size["slices"], machine["spacing_mm"] * 128, machine["slice_mm"] * 16)
+    anatomy = build(
+        patient, size["matrix"], 2 * size["slices"], machine["spacing_mm"] * 128, machine["slice_mm"] * 16
+    )
     mask = (anatomy.mask[0::2] | anatomy.mask[1::2]).transpose(2, 1, 0)
     columns = []
     for role in (("t1", False), ("t1", True), ("t2", False), ("dwi", True), ("contrast", True)):
@@ -74,13 +82,17 @@ def lesion_mean_knn(cohort: Cohort, seed: int) -> float:
     z = torch.from_numpy(table[rows]).float()
     test = [cases[i] for i in rows]
     ranking = Ranking(PoE(), "euclidean", tuple(cohort.card.relevance))
-    value, _ = ranking.judge(euclidean_distance(z, z).numpy(), np.ones((len(rows), len(rows)), bool), test, test)
+    value, _ = ranking.judge(
+        euclidean_distance(z, z).numpy(), np.ones((len(rows), len(rows)), bool), test, test
+    )
     return float(np.nanmean(value[:, METRICS.index("mAP")]))
 
 
 def main() -> None:
     """See the module's first lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of benchmarks.headline")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path)
@@ -96,7 +108,12 @@ def main() -> None:
     }
     print(json.dumps(measured, indent=1))
     if arguments.results:
-        line = {"measurement": measured, "phantom": phantom_hash(), "seed": arguments.seed, "splits": cohort.splits.sha256}
+        line = {
+            "measurement": measured,
+            "phantom": phantom_hash(),
+            "seed": arguments.seed,
+            "splits": cohort.splits.sha256,
+        }
         arguments.results.write_text(json.dumps(line) + "\n")
 
 

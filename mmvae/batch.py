@@ -52,7 +52,9 @@ class Motion:
             turn[a, a] = turn[b, b] = c
             turn[a, b], turn[b, a] = -s, s
             whole = turn @ whole
-        size = torch.diag(torch.tensor([-self.scale if self.flip else self.scale, self.scale, self.scale, 1.0]))
+        size = torch.diag(
+            torch.tensor([-self.scale if self.flip else self.scale, self.scale, self.scale, 1.0])
+        )
         whole = whole @ size
         whole[:3, 3] = torch.tensor(self.translation_mm)
         return whole
@@ -106,7 +108,8 @@ def collate(items: Sequence[tuple[str, Mapping[str, Observation], Sequence[bool]
     ids, observations, present = zip(*items)
     stacked = {
         role: Observation(
-            torch.stack([one[role].value for one in observations]), torch.stack([one[role].mask for one in observations])
+            torch.stack([one[role].value for one in observations]),
+            torch.stack([one[role].mask for one in observations]),
         )
         for role in observations[0]
     }

@@ -61,7 +61,9 @@ def read_cached(recipe: Modality, view: View, folder: Path | None) -> Observatio
     if path.is_file():
         try:
             with np.load(path, allow_pickle=False) as kept:
-                return Observation(torch.from_numpy(kept["value"].astype(np.float32)), torch.from_numpy(kept["mask"]))
+                return Observation(
+                    torch.from_numpy(kept["value"].astype(np.float32)), torch.from_numpy(kept["mask"])
+                )
         except (OSError, ValueError, KeyError, EOFError):
             path.unlink(missing_ok=True)
     seen = recipe.read(view)

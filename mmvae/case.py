@@ -202,7 +202,9 @@ class Cohort:
         root = Path(root)
         for name in ("card.json", "cases.jsonl"):
             if not (root / name).is_file():
-                raise InputError(f"{root} is not a cohort: it has no {name}. Make one with `mmvae scan` or `mmvae phantom`.")
+                raise InputError(
+                    f"{root} is not a cohort: it has no {name}. Make one with `mmvae scan` or `mmvae phantom`."
+                )
         card = _card(_json((root / "card.json").read_text(), "card.json"))
         cases, line_of = [], {}
         for number, line in enumerate((root / "cases.jsonl").read_text().splitlines(), 1):
@@ -215,14 +217,18 @@ class Cohort:
             line_of[case.case_id] = number
             cases.append(case)
         if not cases:
-            raise InputError(f"{root / 'cases.jsonl'} holds no case; expected one a line. Scan the source again.")
+            raise InputError(
+                f"{root / 'cases.jsonl'} holds no case; expected one a line. Scan the source again."
+            )
         splits = None
         if (root / "splits.json").is_file():
             plain = _json((root / "splits.json").read_text(), "splits.json")
             lists = ("train", "validation", "test")
             folds = plain.get("folds") or [plain]
             if any(name not in fold for fold in folds for name in lists):
-                raise InputError("splits.json: expected the lists train, validation and test, or folds of them")
+                raise InputError(
+                    "splits.json: expected the lists train, validation and test, or folds of them"
+                )
             read = tuple(Split(*(tuple(fold[name]) for name in lists)) for fold in folds)
             splits = Splits(read, "folds" not in plain, plain.get("group", "patient"), plain.get("seed", 0))
             straddling_patients(cases, splits)
@@ -231,7 +237,9 @@ class Cohort:
     def split(self, name: str, fold: int | None = None) -> tuple[Case, ...]:
         """The cases of `train`, `validation` or `test`."""
         if self.splits is None:
-            raise InputError(f"{self.root} has no splits.json; draw one with `mmvae scan --splits` or use `mmvae embed`")
+            raise InputError(
+                f"{self.root} has no splits.json; draw one with `mmvae scan --splits` or use `mmvae embed`"
+            )
         patients = set(getattr(self.splits.fold(fold), name))
         return tuple(case for case in self.cases if case.patient in patients)
 
@@ -240,7 +248,9 @@ class Cohort:
         for case in self.cases:
             if case.case_id == case_id:
                 return case
-        raise InputError(f"the cohort has no case {case_id!r}; it holds {len(self.cases)}, e.g. {self.cases[0].case_id}")
+        raise InputError(
+            f"the cohort has no case {case_id!r}; it holds {len(self.cases)}, e.g. {self.cases[0].case_id}"
+        )
 
     @property
     def sha256(self) -> str:
@@ -271,7 +281,9 @@ def write_cohort(root: Path, card: Card, cases: Sequence[Case], splits: Splits |
     """Writes card, cases and splits into a folder that already holds `cases/`."""
     dump = lambda value: json.dumps(value, allow_nan=False, ensure_ascii=False)  # noqa: E731
     (root / "cases.jsonl").write_text("".join(dump(plain_case(case)) + "\n" for case in cases))
-    (root / "card.json").write_text(json.dumps(asdict(card), allow_nan=False, indent=1, ensure_ascii=False) + "\n")
+    (root / "card.json").write_text(
+        json.dumps(asdict(card), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+    )
     if splits is not None:
         (root / "splits.json").write_text(json.dumps(splits.plain(), indent=1) + "\n")
 
@@ -293,7 +305,9 @@ def _json(text: str, place: str) -> dict:
     try:
         value = json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise InputError(f"{place}: not JSON ({error.msg} at column {error.colno}); expected one object") from error
+        raise InputError(
+            f"{place}: not JSON ({error.msg} at column {error.colno}); expected one object"
+        ) from error
     if not isinstance(value, dict):
         raise InputError(f"{place}: found a {type(value).__name__}, expected an object")
     return value
@@ -335,9 +349,13 @@ def _case(plain: dict, place: str) -> Case:
         if missing:
             raise InputError(f"{place}: asset {number} lacks {missing[0]!r}")
         if asset["type"] not in ASSET_TYPES:
-            raise InputError(f"{place}: asset {number} has type {asset['type']!r}, expected one of {', '.join(ASSET_TYPES)}")
+            raise InputError(
+                f"{place}: asset {number} has type {asset['type']!r}, expected one of {', '.join(ASSET_TYPES)}"
+            )
         if Path(asset["uri"]).is_absolute() or ".." in Path(asset["uri"]).parts:
-            raise InputError(f"{place}: asset {number} has a uri that leaves the cohort; expected one relative to it")
+            raise InputError(
+                f"{place}: asset {number} has a uri that leaves the cohort; expected one relative to it"
+            )
         read = _known(Asset, asset)
         if isinstance(read.get("files"), list):
             read["files"] = tuple(read["files"])
@@ -345,14 +363,20 @@ def _case(plain: dict, place: str) -> Case:
     known["assets"] = tuple(assets)
     record = {name: value for name, value in known.get("record", {}).items() if value is not None}
     for name, value in record.items():
-        if not isinstance(value, int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
-            raise InputError(f"{place}: record field {name!r} is {value!r}, expected a finite number or a string")
+        if not isinstance(value, int | float | str) or (
+            isinstance(value, float) and not math.isfinite(value)
+        ):
+            raise InputError(
+                f"{place}: record field {name!r} is {value!r}, expected a finite number or a string"
+            )
     known["record"] = record
     known["labels"] = {k: v for k, v in known.get("labels", {}).items() if v is not None}
     if "terms" in known:
         known["terms"] = tuple(known["terms"])
     if "lesion" in known:
-        known["lesion"] = Lesion(_point(known["lesion"].get("point_mm"), f"{place} lesion.point_mm"), known["lesion"].get("mask"))
+        known["lesion"] = Lesion(
+            _point(known["lesion"].get("point_mm"), f"{place} lesion.point_mm"), known["lesion"].get("mask")
+        )
     if "frame_mm" in known:
         known["frame_mm"] = _point(known["frame_mm"], f"{place} frame_mm")
     return Case(**known)

@@ -73,7 +73,9 @@ def _triple(text: str) -> tuple[float, float, float]:
 def _phantom(a) -> int:
     from mmvae.phantom.cohort import write_phantom_cohort
 
-    write_phantom_cohort(a.cases, a.seed, a.out, a.splits, a.jobs, a.prevalence, a.protocol, _bar("digital patients"))
+    write_phantom_cohort(
+        a.cases, a.seed, a.out, a.splits, a.jobs, a.prevalence, a.protocol, _bar("digital patients")
+    )
     print(f"{a.cases} digital patients in {a.out} (engineering, never clinical proof)")
     return 0
 
@@ -86,7 +88,9 @@ def _scan(a) -> int:
         raise InputError("this source needs --map MAP.yaml and --records R.csv, which say what its files are")
     if a.splits and a.folds:
         raise InputError("--splits and --folds exclude each other; give one")
-    count, skipped = scan_table(a.source, a.out, a.map, a.records, a.splits, a.folds, a.split_seed, a.jobs, a.strict, _bar("cases"))
+    count, skipped = scan_table(
+        a.source, a.out, a.map, a.records, a.splits, a.folds, a.split_seed, a.jobs, a.strict, _bar("cases")
+    )
     by_code: dict[str, int] = {}
     for item in skipped:
         by_code[item.code] = by_code.get(item.code, 0) + 1
@@ -143,7 +147,9 @@ def _index(a) -> int:
             raise InputError("`mmvae index rebuild` needs --checkpoint C and --cohort D")
         model, cohort = MMVAE.load_from_checkpoint(a.checkpoint), Cohort.load(a.cohort)
         beside = index.root.with_name(f".{index.root.name}.embedding")
-        write_embedding(model, a.checkpoint, cohort, embed(model, cohort, cohort.cases, progress=_bar("cases")), beside)
+        write_embedding(
+            model, a.checkpoint, cohort, embed(model, cohort, cohort.cases, progress=_bar("cases")), beside
+        )
         try:
             index.rebuild(Embedding.load(beside))
         finally:
@@ -153,7 +159,11 @@ def _index(a) -> int:
         print(f"{index.count()} cases")
     else:
         meta = index.meta()
-        shown = {k: meta[k] for k in ("fingerprint", "distance", "roles", "answer_roles", "generation", "cohort") if k in meta}
+        shown = {
+            k: meta[k]
+            for k in ("fingerprint", "distance", "roles", "answer_roles", "generation", "cohort")
+            if k in meta
+        }
         print(json.dumps({"cases": index.count(), **shown}, indent=1))
     return 0
 
@@ -166,7 +176,9 @@ def _search(a) -> int:
 
     index = Index.open(a.index)
     if Path(a.case).is_dir():
-        raise InputError("--case names a folder; a study folder must first become a case (`mmvae scan`), then give --cohort and its case_id")
+        raise InputError(
+            "--case names a folder; a study folder must first become a case (`mmvae scan`), then give --cohort and its case_id"
+        )
     if a.cohort is not None:
         cohort = Cohort.load(a.cohort)
         query, patient = query_from_cohort(index, cohort, cohort.case(a.case))
@@ -178,7 +190,10 @@ def _search(a) -> int:
     result = search(index, query, patient, a.k, using, a.archive, where, a.engine)
     found = result.neighbours
     if len(found) < a.k:
-        print(f"-k {a.k} is more than the {len(found)} cases of other patients that can be compared; all are shown", file=sys.stderr)
+        print(
+            f"-k {a.k} is more than the {len(found)} cases of other patients that can be compared; all are shown",
+            file=sys.stderr,
+        )
     if a.json:
         plain = [
             {"case_id": n.case_id, "distance": n.distance, "labels": dict(n.labels), "label_source": dict(n.label_source),
@@ -188,9 +203,13 @@ def _search(a) -> int:
         print(json.dumps({"using": result.using, "archive": result.archive, "archive_cases": result.archive_cases,
                           "left_by_filter": result.left_by_filter, "neighbours": plain}))  # fmt: skip
         return 0
-    print(f"queried by {', '.join(result.using)}; {result.left_by_filter} of {result.archive_cases} cases after the filter; archive {result.archive}")
+    print(
+        f"queried by {', '.join(result.using)}; {result.left_by_filter} of {result.archive_cases} cases after the filter; archive {result.archive}"
+    )
     for rank, n in enumerate(found, 1):
-        labels = ", ".join(f"{k} {v} ({n.label_source.get(k, '?')})" for k, v in n.labels.items()) or "no label"
+        labels = (
+            ", ".join(f"{k} {v} ({n.label_source.get(k, '?')})" for k, v in n.labels.items()) or "no label"
+        )
         missing = f"; lacks {', '.join(n.missing)}" if n.missing else ""
         print(f"{rank:>3}  {n.case_id}  {n.distance:.4f}  {labels}{missing}")
     print("research software, not a medical device")
@@ -207,7 +226,9 @@ def _evaluate(a) -> int:
     key = "full" if "full" in metrics else "late/full"
     for name, m in metrics[key].items():
         if m["value"] is not None:
-            print(f"{key} {name} {m['value']:.3f} ({m['low']:.3f}–{m['high']:.3f}), chance {m['chance']:.3f}, n {m['n']}")
+            print(
+                f"{key} {name} {m['value']:.3f} ({m['low']:.3f}–{m['high']:.3f}), chance {m['chance']:.3f}, n {m['n']}"
+            )
     return 0
 
 
@@ -230,12 +251,17 @@ def _modalities(a) -> int:
 def _new_modality(a) -> int:
     from mmvae.scaffold import write_plugin
 
-    print(f"wrote {write_plugin(a.name, a.out)}; install it with `pip install -e` and run its test with pytest")
+    print(
+        f"wrote {write_plugin(a.name, a.out)}; install it with `pip install -e` and run its test with pytest"
+    )
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mmvae", description="Find the archive's cases most like this one. Research software, not a medical device.")
+    parser = argparse.ArgumentParser(
+        prog="mmvae",
+        description="Find the archive's cases most like this one. Research software, not a medical device.",
+    )
     parser.add_argument("--version", action="version", version=f"mmvae {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -270,7 +296,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("file")
     p.add_argument("--cohort", type=Path, required=True)
 
-    for name, text in (("fit", "train (LightningCLI: -c YAML, --print_config, --help)"), ("validate", "validate a checkpoint"), ("test", "test a checkpoint")):
+    for name, text in (
+        ("fit", "train (LightningCLI: -c YAML, --print_config, --help)"),
+        ("validate", "validate a checkpoint"),
+        ("test", "test a checkpoint"),
+    ):
         commands.add_parser(name, help=text, add_help=False)
 
     p = command("embed", _embed, "checkpoint + cohort → experts and posterior means")

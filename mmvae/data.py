@@ -76,7 +76,9 @@ class CaseDataset(Dataset):
         case_id = self.cases[index].case_id
         motion = None
         if self.motion is not None:
-            motion = self.motion.draw(torch.Generator().manual_seed(seed_of("motion", self.seed, case_id, epoch)))
+            motion = self.motion.draw(
+                torch.Generator().manual_seed(seed_of("motion", self.seed, case_id, epoch))
+            )
         seen, present = {}, []
         for role, recipe in self.modalities.items():
             one = self.observe(index, role)
@@ -143,34 +145,58 @@ class CaseData(LightningDataModule):
         """The cases of a split of this fold."""
         found = self.cohort.split(split, self.fold)
         if not found:
-            raise InputError(f"the cohort's {split} split holds no case; draw the splits again with `mmvae scan --splits`")
+            raise InputError(
+                f"the cohort's {split} split holds no case; draw the splits again with `mmvae scan --splits`"
+            )
         return found
 
     def identity(self) -> dict[str, str | int | None]:
         """What a resumed run compares: the cohort's and the splits' hashes and the fold."""
-        return {"cohort": self.cohort.sha256, "splits": self.cohort.splits.sha256 if self.cohort.splits else None, "fold": self.fold}
+        return {
+            "cohort": self.cohort.sha256,
+            "splits": self.cohort.splits.sha256 if self.cohort.splits else None,
+            "fold": self.fold,
+        }
 
     def dataset(self, split: str) -> CaseDataset:
         """The split's cases; training cases in which no role is present are left out and counted."""
         if split not in self._sets:
             model, cases = self.trainer.lightning_module, self.cases(split)
             motion = self.motion if split == "train" else None
-            made = CaseDataset(self.cohort, cases, model.modalities, model.answer_roles, motion, self.seed, self.cache)
+            made = CaseDataset(
+                self.cohort, cases, model.modalities, model.answer_roles, motion, self.seed, self.cache
+            )
             if split == "train":
-                kept = [i for i in range(len(made)) if any(made.observe(i, role) is not None for role in made.modalities)]
+                kept = [
+                    i
+                    for i in range(len(made))
+                    if any(made.observe(i, role) is not None for role in made.modalities)
+                ]
                 if not kept:
-                    raise InputError(f"none of the {len(cases)} training cases has any of the roles {sorted(made.modalities)}")
+                    raise InputError(
+                        f"none of the {len(cases)} training cases has any of the roles {sorted(made.modalities)}"
+                    )
                 self.left_out = len(made) - len(kept)
                 if self.left_out:
                     kept_cases = [made.cases[i] for i in kept]
-                    made = CaseDataset(self.cohort, kept_cases, model.modalities, model.answer_roles, motion, self.seed, self.cache)
+                    made = CaseDataset(
+                        self.cohort,
+                        kept_cases,
+                        model.modalities,
+                        model.answer_roles,
+                        motion,
+                        self.seed,
+                        self.cache,
+                    )
             self._sets[split] = made
         return self._sets[split]
 
     def _loader(self, split: str, shuffle: bool) -> DataLoader:
         dataset = self.dataset(split)
         sampler = EpochSampler(dataset, self.trainer, shuffle, self.seed)
-        return DataLoader(dataset, self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=collate)
+        return DataLoader(
+            dataset, self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=collate
+        )
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", True)

@@ -24,7 +24,9 @@ class Installed:
         """The class; imports the plugin."""
         cls = self.entry_point.load()
         if not (isinstance(cls, type) and issubclass(cls, Modality)):
-            raise InputError(f"{self.distribution} registers {self.name!r} as {self.path}, which is no subclass of mmvae.modality.Modality")
+            raise InputError(
+                f"{self.distribution} registers {self.name!r} as {self.path}, which is no subclass of mmvae.modality.Modality"
+            )
         return cls
 
 

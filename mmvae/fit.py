@@ -37,21 +37,34 @@ class _CLI(LightningCLI):
         """The trainer with a run folder of its own, the retrieval monitor, and the best and last checkpoints kept there."""
         if self._get(self.config_init, "profile", default=False):
             config["profiler"] = "simple"
-        folder = Path(config.get("default_root_dir") or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        folder = Path(
+            config.get("default_root_dir") or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        )
         config["default_root_dir"] = str(folder)
         ours = [RetrievalMonitor()]
         named = config.get("callbacks") or []
         if not config.get("fast_dev_run") and not any(isinstance(c, ModelCheckpoint) for c in named):
             # Two: `save_last` of the first would follow only the epochs in which it improves.
-            ours.append(ModelCheckpoint(folder, filename="best", monitor="val/mAP", mode="max", enable_version_counter=False))
-            ours.append(ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
+            ours.append(
+                ModelCheckpoint(
+                    folder, filename="best", monitor="val/mAP", mode="max", enable_version_counter=False
+                )
+            )
+            ours.append(
+                ModelCheckpoint(
+                    folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+                )
+            )
         return super()._instantiate_trainer(config, [*callbacks, *ours])
 
     def before_fit(self) -> None:
         """Patients' data go to no service unless asked."""
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
             os.environ.setdefault("WANDB_MODE", "offline")
-            if self.datamodule.cohort.card.source != "phantom" and os.environ.get("MMVAE_WANDB_ON_PATIENTS") != "1":
+            if (
+                self.datamodule.cohort.card.source != "phantom"
+                and os.environ.get("MMVAE_WANDB_ON_PATIENTS") != "1"
+            ):
                 raise InputError(
                     "a W&B logger is set and the cohort holds real patients; set MMVAE_WANDB_ON_PATIENTS=1 if you mean it, or use "
                     "CSVLogger"
@@ -60,7 +73,10 @@ class _CLI(LightningCLI):
             print(f"run folder: {self.trainer.default_root_dir}")
 
     def after_fit(self) -> None:
-        best = next((c.best_model_path for c in self.trainer.checkpoint_callbacks if c.monitor and c.best_model_path), "")
+        best = next(
+            (c.best_model_path for c in self.trainer.checkpoint_callbacks if c.monitor and c.best_model_path),
+            "",
+        )
         if best and self.trainer.is_global_zero:
             print(f"best checkpoint: {best}")
 
@@ -75,7 +91,9 @@ def run(argv: Sequence[str]) -> None:
     argv = list(argv)
     checkpoint = _value_of(argv, "--ckpt_path")
     if checkpoint not in (None, "last", "best") and not Path(checkpoint).is_file():
-        raise InputError(f"--ckpt_path {checkpoint}: there is no such file; `mmvae fit` writes checkpoints into its run folder")
+        raise InputError(
+            f"--ckpt_path {checkpoint}: there is no such file; `mmvae fit` writes checkpoints into its run folder"
+        )
     errors = _Tail()
     try:
         with errors:
@@ -147,5 +165,3 @@ def _explain(text: str) -> str:
         names = ", ".join(f"{name} ({one.path.split(':')[1]})" for name, one in installed().items())
         said += f". Installed modalities: {names}; install others with pip, or give a full class path"
     return said
-
-

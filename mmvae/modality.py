@@ -95,7 +95,9 @@ def view_of(case: Case, root: Path, kind: str, recipe: Modality, answers: Answer
         assets = ()
     record = {name: value for name, value in case.record.items() if name not in answers.fields}
     terms = None if answers.terms else case.terms
-    return View(root, tuple(recipe.select(assets)) if assets else (), record, terms, {}, case.lesion, case.frame_mm)
+    return View(
+        root, tuple(recipe.select(assets)) if assets else (), record, terms, {}, case.lesion, case.frame_mm
+    )
 
 
 def to_plain(recipe: object) -> dict:
@@ -134,4 +136,3 @@ def unfitted_difference(given: object, stored: object) -> list[str]:
         return ["class_path"]
     pairs = [(f.name, getattr(given, f.name), getattr(stored, f.name)) for f in fields(type(given))]
     return [name for name, mine, theirs in pairs if mine is not None and mine != theirs]
-

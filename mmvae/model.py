@@ -59,10 +59,17 @@ class MMVAE(LightningModule):
     ):
         super().__init__()
         if not modalities:
-            raise InputError("model.modalities is empty; name at least one role, e.g. --model.modalities.t2=T2")
+            raise InputError(
+                "model.modalities is empty; name at least one role, e.g. --model.modalities.t2=T2"
+            )
         self.modalities = dict(modalities)
         self.latent_dim, self.fusion, self.objective = latent_dim, fusion, objective
-        self.answer_roles, self.weights, self.visible, self.groups = list(answer_roles), dict(weights), dict(visible), dict(groups)
+        self.answer_roles, self.weights, self.visible, self.groups = (
+            list(answer_roles),
+            dict(weights),
+            dict(visible),
+            dict(groups),
+        )
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.distance = "cosine"
         self.data_identity: dict = {}
@@ -72,11 +79,15 @@ class MMVAE(LightningModule):
         for setting, named in (("answer_roles", answer_roles), ("weights", weights), ("visible", visible)):
             for role in named:
                 if role not in self.modalities:
-                    raise InputError(f"model.{setting} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}")
+                    raise InputError(
+                        f"model.{setting} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
+                    )
         for name, members in self.groups.items():
             for role in members:
                 if role not in self.modalities:
-                    raise InputError(f"model.groups.{name} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}")
+                    raise InputError(
+                        f"model.groups.{name} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
+                    )
         for role, chance in self.visible.items():
             if not 0 <= chance <= 1:
                 raise InputError(f"model.visible.{role} is {chance}; expected a chance between 0 and 1")
@@ -100,7 +111,9 @@ class MMVAE(LightningModule):
             self.data_identity = data.identity()
         if not self.encoders:
             if data is None:
-                raise InputError("the model is not fitted and the trainer has no data module; pass datamodule=CaseData(...)")
+                raise InputError(
+                    "the model is not fitted and the trainer has no data module; pass datamodule=CaseData(...)"
+                )
             self.fit_recipes(data.cohort, data.cases("train"))
 
     def fit_recipes(self, cohort: Cohort, training: Sequence[Case]) -> None:
@@ -120,7 +133,9 @@ class MMVAE(LightningModule):
             views = [view_of(case, cohort.root, kind, recipe, card.answers, answer) for case in training]
             views = [view for view in views if recipe.present(view)]
             if not views and not answer:
-                open_views = [view_of(case, cohort.root, kind, recipe, card.answers, True) for case in training]
+                open_views = [
+                    view_of(case, cohort.root, kind, recipe, card.answers, True) for case in training
+                ]
                 if any(recipe.present(view) for view in open_views):
                     raise InputError(
                         f"role {role!r} is present only because of answers (card.json lists {card.answers}); add it to model.answer_roles"
@@ -142,7 +157,9 @@ class MMVAE(LightningModule):
 
     # ---- what it computes -----------------------------------------------------------------------------------------
 
-    def experts(self, batch: Batch, encode: Bool[Tensor, "B M"] | None = None) -> tuple[Gaussian, Float[Tensor, ""]]:
+    def experts(
+        self, batch: Batch, encode: Bool[Tensor, "B M"] | None = None
+    ) -> tuple[Gaussian, Float[Tensor, ""]]:
         """Each role's Gaussian (B, M, D) for the rows to encode (the present ones unless given), the prior elsewhere.
 
         The second value is 0 and has a gradient path to every encoder, so that DDP needs no special strategy.
@@ -156,7 +173,10 @@ class MMVAE(LightningModule):
             logvar = torch.zeros_like(mean)
             if len(rows):
                 one = self.encoders[role](seen.rows(rows).value, seen.rows(rows).mask)
-                mean, logvar = mean.index_copy(0, rows, one.mean.float()), logvar.index_copy(0, rows, one.logvar.float())
+                mean, logvar = (
+                    mean.index_copy(0, rows, one.mean.float()),
+                    logvar.index_copy(0, rows, one.logvar.float()),
+                )
             elif self.training:
                 blank = self.modalities[role].blank()
                 value = blank.value[None].to(mean.device)
@@ -164,7 +184,9 @@ class MMVAE(LightningModule):
                 tie = tie + 0.0 * (one.mean.sum() + one.logvar.sum())
             means.append(mean)
             logvars.append(logvar)
-        return Gaussian(torch.stack(means, 1), torch.stack(logvars, 1)), torch.as_tensor(tie, device=mean.device).float()
+        return Gaussian(torch.stack(means, 1), torch.stack(logvars, 1)), torch.as_tensor(
+            tie, device=mean.device
+        ).float()
 
     def log_likelihoods(self, batch: Batch, z: Float[Tensor, "S B D"]) -> Float[Tensor, "S B M"]:
         """log p(x_m | z) of each case's present roles, summed over what was measured, 0 where absent; no weight."""
@@ -195,7 +217,9 @@ class MMVAE(LightningModule):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def draw(self, batch: Batch, samples: int, training: bool) -> tuple[Bool[Tensor, "B M"], Float[Tensor, "B S D"]]:
+    def draw(
+        self, batch: Batch, samples: int, training: bool
+    ) -> tuple[Bool[Tensor, "B M"], Float[Tensor, "B S D"]]:
         """Which present roles are visible, and noise; keyed by case and epoch, so that two processes see what one would.
 
         In a training step each present role is visible by its chance; where none is drawn, one of the present is.
@@ -227,7 +251,9 @@ class MMVAE(LightningModule):
         experts, tie = self.experts(batch, visible)
         posterior = self.posterior(experts, visible)
         weights = torch.tensor([self.weight_of[role] for role in self.roles], device=noise.device)
-        made = self.objective(posterior, lambda z: self.log_likelihoods(batch, z), weights, noise, self.current_epoch)
+        made = self.objective(
+            posterior, lambda z: self.log_likelihoods(batch, z), weights, noise, self.current_epoch
+        )
         return made, posterior, tie
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -266,9 +292,15 @@ class MMVAE(LightningModule):
         """Stops the run, naming where it began: a measured value, else a score, else the posterior."""
         if torch.isfinite(made.loss):
             return
-        values = {role: ~torch.isfinite(seen.clean().value).reshape(len(seen.value), -1).all(1) for role, seen in batch.observations.items()}
+        values = {
+            role: ~torch.isfinite(seen.clean().value).reshape(len(seen.value), -1).all(1)
+            for role, seen in batch.observations.items()
+        }
         scores = {role: ~torch.isfinite(made.log_likelihood[:, m]) for m, role in enumerate(self.roles)}
-        found = next((f for f in (values, scores) if any(bad.any() for bad in f.values())), {"the posterior": ~torch.isfinite(made.kl)})
+        found = next(
+            (f for f in (values, scores) if any(bad.any() for bad in f.values())),
+            {"the posterior": ~torch.isfinite(made.kl)},
+        )
         roles = [role for role, bad in found.items() if bad.any()]
         rows = torch.stack(list(found.values())).any(0).tolist()
         cases = [case_id for case_id, bad in zip(batch.case_ids, rows) if bad]
@@ -280,9 +312,16 @@ class MMVAE(LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        total = max(1, int(self.trainer.estimated_stepping_batches)) if math.isfinite(self.trainer.estimated_stepping_batches) else 1
+        total = (
+            max(1, int(self.trainer.estimated_stepping_batches))
+            if math.isfinite(self.trainer.estimated_stepping_batches)
+            else 1
+        )
         warm = min(50, total // 10 + 1)
-        factor = lambda step: min((step + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1))))  # noqa: E731
+
+        def factor(step):
+            return min((step + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1))))
+
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -291,7 +330,9 @@ class MMVAE(LightningModule):
         lines = [f"{'role':<12} {'class':<12} {'weight':>10} {'visible':>8}  supervision"]
         for role in self.roles:
             visible, cls = self.visible.get(role, 0.5), type(self.modalities[role]).__name__
-            lines.append(f"{role:<12} {cls:<12} {self.weight_of[role]:>10.4g} {visible:>8.2f}  {self.supervision.get(role, 'none')}")
+            lines.append(
+                f"{role:<12} {cls:<12} {self.weight_of[role]:>10.4g} {visible:>8.2f}  {self.supervision.get(role, 'none')}"
+            )
         return "\n".join(lines)
 
     def on_fit_start(self) -> None:
@@ -346,10 +387,14 @@ class MMVAE(LightningModule):
                 fields = unfitted_difference(from_plain(a), from_plain(b)) or ["class_path"]
                 differing += [f"model.modalities.{role}.{field} differs" for field in fields]
         if self.data_identity and kept["data"]:
-            differing += [f"data: the {k} differs" for k, v in self.data_identity.items() if kept["data"].get(k) != v]
+            differing += [
+                f"data: the {k} differs" for k, v in self.data_identity.items() if kept["data"].get(k) != v
+            ]
         if differing:
             raise InputError(
-                "this checkpoint belongs to another run: " + "; ".join(differing) + ". Resume with the YAML in its folder, or start "
+                "this checkpoint belongs to another run: "
+                + "; ".join(differing)
+                + ". Resume with the YAML in its folder, or start "
                 "afresh without --ckpt_path (trainer.* may differ)"
             )
         self.distance, self.supervision = kept["distance"], kept["supervision"]
@@ -388,7 +433,11 @@ class MMVAE(LightningModule):
         """SHA-256 of fitted recipes, fusion and encoder weights: two models with it place a case at the same point."""
         digest = hashlib.sha256()
         plain = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
-        digest.update(json.dumps([plain, to_plain(self.fusion), self.answer_roles, self.distance], sort_keys=True).encode())
+        digest.update(
+            json.dumps(
+                [plain, to_plain(self.fusion), self.answer_roles, self.distance], sort_keys=True
+            ).encode()
+        )
         for name, tensor in sorted(self.encoders.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -397,4 +446,3 @@ class MMVAE(LightningModule):
 
 def _stack(seen: Observation, device) -> Observation:
     return Observation(seen.value[None].to(device), seen.mask[None].to(device))
-

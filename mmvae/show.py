@@ -66,7 +66,11 @@ def look_at(case_id: str, cohort: Cohort, model: MMVAE | None, sources: Sequence
             continue
         decoded = score = None
         if model:
-            using = [r for r in (sources or [r for r in recipes if r != role and r not in answers]) if seen.get(r) is not None and r != role]
+            using = [
+                r
+                for r in (sources or [r for r in recipes if r != role and r not in answers])
+                if seen.get(r) is not None and r != role
+            ]
             for r in sources or ():
                 if r not in recipes:
                     raise InputError(f"--from {r!r} is no role of the checkpoint; it has {list(recipes)}")
@@ -77,13 +81,25 @@ def look_at(case_id: str, cohort: Cohort, model: MMVAE | None, sources: Sequence
                 z = model.posterior(experts, present & batch.present).mean
                 distribution = model.decoders[role](z)
                 blank = recipe.blank()
-                decoded = recipe.describe(Observation(distribution.mean[0].float(), torch.ones_like(blank.mask)))
+                decoded = recipe.describe(
+                    Observation(distribution.mean[0].float(), torch.ones_like(blank.mask))
+                )
                 score = float(model.log_likelihoods(batch, z[None])[0, 0, model.roles.index(role)])
-        made.append(Shown(role, recipe.render(data.view(case, role)), recipe.describe(seen[role].clean()), decoded, score))
+        made.append(
+            Shown(
+                role,
+                recipe.render(data.view(case, role)),
+                recipe.describe(seen[role].clean()),
+                decoded,
+                score,
+            )
+        )
     return made
 
 
-def show_case(case_id: str, cohort_path: Path, checkpoint: Path | None, sources: Sequence[str] | None, out: Path) -> Path:
+def show_case(
+    case_id: str, cohort_path: Path, checkpoint: Path | None, sources: Sequence[str] | None, out: Path
+) -> Path:
     """The page at `out`."""
     cohort = Cohort.load(cohort_path)
     model = MMVAE.load_from_checkpoint(checkpoint) if checkpoint else None

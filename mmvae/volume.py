@@ -42,20 +42,32 @@ def load_nifti(path: Path) -> tuple[Float[Tensor, "n i j k"], Float[Tensor, "4 4
     try:
         image = nibabel.load(path)
         array = np.asarray(image.dataobj, dtype=np.float32)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, __import__("zlib").error) as error:
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        OSError,
+        EOFError,
+        ValueError,
+        __import__("zlib").error,
+    ) as error:
         raise InputError(
             f"{path.parent.name}/{path.name}: not a readable NIfTI volume ({type(error).__name__}); expected .nii or .nii.gz. "
             "Scan its source again."
         ) from error
     if array.ndim not in (3, 4):
-        raise InputError(f"{path.parent.name}/{path.name}: {array.ndim} dimensions {array.shape}, expected 3 or 4")
+        raise InputError(
+            f"{path.parent.name}/{path.name}: {array.ndim} dimensions {array.shape}, expected 3 or 4"
+        )
     if array.ndim == 3:
         array = array[..., None]
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # NIfTI is RAS, patient coordinates here are LPS.
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0))), torch.tensor(affine, dtype=torch.float32)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0))), torch.tensor(
+        affine, dtype=torch.float32
+    )
 
 
-def grid_affine(shape: Sequence[int], spacing_mm: Sequence[float], centre_mm: Sequence[float]) -> Float[Tensor, "4 4"]:
+def grid_affine(
+    shape: Sequence[int], spacing_mm: Sequence[float], centre_mm: Sequence[float]
+) -> Float[Tensor, "4 4"]:
     """Indices (i superior, j posterior, k left) of a grid about a centre → patient LPS mm."""
     affine = torch.zeros(4, 4)
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = *spacing_mm, 1.0
@@ -87,7 +99,9 @@ def resample(
         from scipy.ndimage import gaussian_filter
 
         sigma = [float(0.4 * w / s) if w > 1.5 * s else 0.0 for w, s in zip(wanted, step)]
-        source = torch.from_numpy(np.stack([gaussian_filter(v.numpy(), sigma, mode="nearest") for v in volumes]))
+        source = torch.from_numpy(
+            np.stack([gaussian_filter(v.numpy(), sigma, mode="nearest") for v in volumes])
+        )
     flip = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]))
     image = torchio.ScalarImage(tensor=source, affine=(flip @ affine).numpy())
     ones = torchio.ScalarImage(tensor=torch.ones(1, *volumes.shape[1:]), affine=(flip @ affine).numpy())
@@ -106,7 +120,9 @@ def robust_scale(value: Float[Tensor, "C i j k"], mask: Bool[Tensor, "C i j k"])
         seen = value[c][mask[c]]
         if seen.numel() == 0:
             continue
-        low, middle, high = torch.quantile(seen[:: max(1, seen.numel() // 100_000)], torch.tensor([0.05, 0.5, 0.95]))
+        low, middle, high = torch.quantile(
+            seen[:: max(1, seen.numel() // 100_000)], torch.tensor([0.05, 0.5, 0.95])
+        )
         out[c] = ((value[c] - middle) / ((high - low) / 4).clamp_min(1e-6)).clamp(-6, 6)
     return torch.where(mask, out, 0)
 
@@ -118,7 +134,9 @@ def move(seen: Observation, motion: Motion, spacing_mm: Sequence[float]) -> Obse
     shape = seen.value.shape[1:]
     # Sampling pulls: each output voxel asks where it came from, hence the inverse.
     back = torch.linalg.inv(motion.matrix())
-    size = torch.tensor([(n * s) / 2 for n, s in zip(shape, spacing_mm)]).flip(0)  # half extents, LPS order x y z
+    size = torch.tensor([(n * s) / 2 for n, s in zip(shape, spacing_mm)]).flip(
+        0
+    )  # half extents, LPS order x y z
     theta = back[:3].clone()
     theta[:, :3] = theta[:, :3] * size[None, :] / size[:, None]
     theta[:, 3] = theta[:, 3] / size
@@ -182,7 +200,10 @@ class VolumeEncoder(nn.Module):
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool3d(pooled), nn.Flatten())
         hidden = 4 * widths[-1]
         self.head = nn.Sequential(
-            nn.Linear(before * prod(pooled), hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent_dim)
+            nn.Linear(before * prod(pooled), hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 2 * latent_dim),
         )
 
     def forward(self, value: Float[Tensor, "B C i j k"], mask: Bool[Tensor, "B C i j k"]) -> Gaussian:
@@ -209,7 +230,11 @@ class VolumeDecoder(nn.Module):
         for level, size in enumerate(sizes[1:]):
             after = widths[min(level + 1, len(widths) - 1)]
             last = level == len(widths) - 1
-            layers += [nn.GroupNorm(8, widths[level]), nn.SiLU(), nn.Conv3d(widths[level], channels if last else after, 3, padding=1)]
+            layers += [
+                nn.GroupNorm(8, widths[level]),
+                nn.SiLU(),
+                nn.Conv3d(widths[level], channels if last else after, 3, padding=1),
+            ]
             if not last:
                 layers += [_Residual(after) for _ in range(blocks)]
             layers.append(nn.Upsample(size=size, mode="trilinear" if last else "nearest"))
@@ -232,7 +257,9 @@ def montage(volume: Float[Tensor, "i j k"], slices: int = 5) -> Image.Image:
     return Image.fromarray((255 * np.clip((strip - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8))
 
 
-def native_slice(path: Path, point_mm: Sequence[float] | None, pick: Callable[[Tensor], Tensor]) -> Image.Image:
+def native_slice(
+    path: Path, point_mm: Sequence[float] | None, pick: Callable[[Tensor], Tensor]
+) -> Image.Image:
     """The native slice through a point (the middle one without) at native resolution, pixels made square."""
     volumes, affine = load_nifti(path)
     volume = pick(volumes)
@@ -257,4 +284,6 @@ def native_slice(path: Path, point_mm: Sequence[float] | None, pick: Callable[[T
     image = Image.fromarray((255 * np.clip((array - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8))
     rows, columns = (float(d.norm()) for d in directions)
     finest = min(rows, columns)
-    return image.resize((round(image.width * columns / finest), round(image.height * rows / finest)), Image.BILINEAR)
+    return image.resize(
+        (round(image.width * columns / finest), round(image.height * rows / finest)), Image.BILINEAR
+    )

@@ -59,7 +59,9 @@ def trained(phantom, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("run")
     (folder / "fit.yaml").write_text(small_yaml(phantom))
-    assert main(["fit", "-c", str(folder / "fit.yaml"), "--trainer.default_root_dir", str(folder / "run")]) == 0
+    assert (
+        main(["fit", "-c", str(folder / "fit.yaml"), "--trainer.default_root_dir", str(folder / "run")]) == 0
+    )
     return folder / "run" / "best.ckpt"
 
 

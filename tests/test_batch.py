@@ -39,6 +39,8 @@ def test_what_comes_from_outside_is_masked():
 
 
 def test_a_range_of_nothing_draws_no_motion_and_a_seed_draws_the_same():
-    assert MotionRange().draw(torch.Generator().manual_seed(0)) == Motion((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, False)
+    assert MotionRange().draw(torch.Generator().manual_seed(0)) == Motion(
+        (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, False
+    )
     wide = MotionRange(10.0, 5.0, 0.1, True)
     assert wide.draw(torch.Generator().manual_seed(4)) == wide.draw(torch.Generator().manual_seed(4))

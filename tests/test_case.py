@@ -30,8 +30,14 @@ def test_a_cohort_is_read_as_it_was_written(cohort):
     ("change", "message"),
     [
         (lambda c: c.append(c[0]), r"line 41: case_id '.*' stands on line 1 too"),
-        (lambda c: c[1]["record"].update(age_years=float("nan")), r"line 2: found NaN; a missing value is absent or null"),
-        (lambda c: c[2]["record"].update(age_years=[1]), r"line 3: record field 'age_years' is \[1\], expected a finite number"),
+        (
+            lambda c: c[1]["record"].update(age_years=float("nan")),
+            r"line 2: found NaN; a missing value is absent or null",
+        ),
+        (
+            lambda c: c[2]["record"].update(age_years=[1]),
+            r"line 3: record field 'age_years' is \[1\], expected a finite number",
+        ),
         (lambda c: c[0].pop("patient"), r"line 1: the field 'patient' is None, expected a string"),
         (lambda c: c[0]["assets"][0].pop("uri"), r"line 1: asset 0 lacks 'uri'"),
         (lambda c: c[0]["assets"][0].update(type="movie"), r"type 'movie', expected one of volume"),

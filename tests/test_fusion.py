@@ -88,7 +88,9 @@ def test_bfloat16_autocast_does_not_touch_the_arithmetic(rule):
 
 
 def test_mopoe_has_a_component_for_every_subset():
-    fused = MoPoE()(Gaussian(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2)), torch.tensor([[True, True, False, True]]))
+    fused = MoPoE()(
+        Gaussian(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2)), torch.tensor([[True, True, False, True]])
+    )
     assert fused.log_weight.shape == (1, 15)
     assert int((fused.weight > 0).sum()) == 7
     torch.testing.assert_close(fused.weight.sum(), torch.tensor(1.0))
@@ -98,7 +100,10 @@ def test_samples_have_the_mixture_s_mean_and_variance():
     torch.manual_seed(0)
     experts = Gaussian(torch.tensor([[[-2.0], [3.0]]]), torch.tensor([[[0.0], [-1.0]]]))
     fused = MoE()(experts, torch.ones(1, 2, dtype=torch.bool))
-    many = type(fused)(Gaussian(fused.components.mean.expand(40_000, 2, 1), fused.components.logvar.expand(40_000, 2, 1)), fused.log_weight.expand(40_000, 2))
+    many = type(fused)(
+        Gaussian(fused.components.mean.expand(40_000, 2, 1), fused.components.logvar.expand(40_000, 2, 1)),
+        fused.log_weight.expand(40_000, 2),
+    )
     z = many.rsample()
     oracle = 0.5 * (1 + 4) + 0.5 * (np.exp(-1) + 9) - 0.25
     assert float(z.mean()) == pytest.approx(0.5, abs=0.05)

@@ -41,7 +41,9 @@ def modules() -> dict[str, set[str]]:
 
 def test_no_import_runs_back():
     assert running_back(modules()) == []
-    assert running_back({"mmvae.case": {"mmvae.model"}}) == ["mmvae.case imports mmvae.model"]  # the check finds a planted one
+    assert running_back({"mmvae.case": {"mmvae.model"}}) == [
+        "mmvae.case imports mmvae.model"
+    ]  # the check finds a planted one
 
 
 def test_the_latent_room_knows_no_modality_and_no_file():
@@ -60,7 +62,11 @@ def test_core_never_asks_for_a_modality_by_name():
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare):
-                words = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+                words = {
+                    c.value
+                    for c in ast.walk(node)
+                    if isinstance(c, ast.Constant) and isinstance(c.value, str)
+                }
                 assert not words & KINDS, f"{path.name}:{node.lineno} compares with a modality's name"
 
 

@@ -22,7 +22,9 @@ def loops(distance, gain, allowed, at_least):
     """Each query's five metrics by plain loops."""
     rows = []
     for q in range(len(distance)):
-        order = [n for n in sorted(range(len(distance[q])), key=lambda n: (distance[q][n], n)) if allowed[q][n]]
+        order = [
+            n for n in sorted(range(len(distance[q])), key=lambda n: (distance[q][n], n)) if allowed[q][n]
+        ]
         relevant = [gain[q][n] >= at_least for n in order]
         p = [sum(relevant[:k]) / k for k in (1, 5, 10)]
         hits, total = 0, 0.0

@@ -85,11 +85,17 @@ def test_some_role_is_always_visible_and_the_draw_is_keyed_by_case_and_epoch(coh
 
 
 def test_one_batch_can_be_learnt_by_heart(cohort):
-    model = build(cohort, lr=3e-3, objective=ELBO(0.01, 0)).train()
+    # Findings are learnt from image and record alone: a copy of themselves would be no lesson.
+    model = build(
+        cohort,
+        objective=ELBO(0.01, 0),
+        visible={"t2": 1.0, "clinical": 1.0, "terms": 0.0},
+        weights={"terms": 30.0},
+    ).train()
     batch = batch_of(cohort, model, 8)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses, terms = [], []
-    for _ in range(500):
+    for _ in range(200):
         made, _, tie = model.bound(batch)
         optimizer.zero_grad()
         (made.loss + tie).backward()
@@ -98,7 +104,8 @@ def test_one_batch_can_be_learnt_by_heart(cohort):
         terms.append(float(made.log_likelihood[:, 2].mean()))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     experts, _ = model.experts(batch)
-    z = model.posterior(experts, batch.present).mean
+    visible = batch.present & torch.tensor([True, True, False])
+    z = model.posterior(experts, visible).mean
     predicted = model.decoders["terms"](z).mean > 0.5
     seen = batch.observations["terms"]
     assert float((predicted == seen.value.bool())[seen.mask].float().mean()) > 0.97
@@ -124,8 +131,8 @@ def test_a_non_finite_loss_stops_the_run_naming_role_and_cases(cohort):
     value = seen.value.clone()
     value[2, 0, 3, 3, 3] = float("inf")
     broken = Batch({**batch.observations, "t2": replace(seen, value=value)}, batch.present, batch.case_ids)
+    made, _, _ = model.bound(broken)
     with pytest.raises(InputError, match=rf"role t2, case {batch.case_ids[2]}"):
-        made, _, _ = model.bound(broken)
         model._refuse_non_finite(made, broken)
 
 
@@ -145,7 +152,18 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
 
 def resume(trained, *more):
     run = trained.parent
-    return main(["fit", "-c", str(run / "config.yaml"), "--trainer.default_root_dir", str(run), "--ckpt_path", str(run / "last.ckpt"), *more])
+    return main(
+        [
+            "fit",
+            "-c",
+            str(run / "config.yaml"),
+            "--trainer.default_root_dir",
+            str(run),
+            "--ckpt_path",
+            str(run / "last.ckpt"),
+            *more,
+        ]
+    )
 
 
 def test_a_run_resumes_with_other_trainer_settings(trained, tmp_path):
@@ -158,7 +176,10 @@ def test_a_run_resumes_with_other_trainer_settings(trained, tmp_path):
     [
         (("--model.lr", "0.5"), "model.lr is 0.5"),
         (("--model.fusion", "MoE"), "model.fusion is"),
-        (("--model.modalities.t2.init_args.intensity_jitter", "0.9"), "model.modalities.t2.intensity_jitter differs"),
+        (
+            ("--model.modalities.t2.init_args.intensity_jitter", "0.9"),
+            "model.modalities.t2.intensity_jitter differs",
+        ),
     ],
 )
 def test_a_resumed_run_with_another_model_is_refused_field_by_field(trained, more, message, capsys):
@@ -170,7 +191,14 @@ def test_in_ten_lines_from_python(phantom, tmp_path):
     from mmvae.retrieval.monitor import RetrievalMonitor
 
     model = MMVAE({"clinical": Clinical(), "terms": Terms()}, latent_dim=4, answer_roles=["terms"])
-    trainer = lightning.Trainer(max_epochs=1, callbacks=[RetrievalMonitor()], logger=False, enable_progress_bar=False, default_root_dir=tmp_path, accelerator="cpu")
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        callbacks=[RetrievalMonitor()],
+        logger=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+    )
     trainer.fit(model, CaseData(str(phantom), batch_size=8))
     assert "val/mAP" in trainer.callback_metrics
 
@@ -201,7 +229,12 @@ def test_two_processes_have_the_gradient_of_one_on_the_joined_batch(phantom, tmp
         out = tmp_path / f"{processes}.pt"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
         done = subprocess.run(
-            [sys.executable, str(tmp_path / "ddp.py"), str(processes), str(phantom), str(out)], env=environment, capture_output=True, text=True, check=False, timeout=300
+            [sys.executable, str(tmp_path / "ddp.py"), str(processes), str(phantom), str(out)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         gradients.append(torch.load(out))

@@ -25,7 +25,9 @@ def test_one_gaussian_is_pyro_s_mean_field_elbo():
     experts = Gaussian(torch.randn(1, 2, D), torch.randn(1, 2, D))
     posterior = PoE()(experts, torch.ones(1, 2, dtype=torch.bool))
     noise = torch.randn(20_000, 1, 1, D)
-    mine = np.mean([float(ELBO(1.0, 0)(posterior, linear_scores(w, x), torch.ones(2), n, 0).loss) for n in noise[:4000]])
+    mine = np.mean(
+        [float(ELBO(1.0, 0)(posterior, linear_scores(w, x), torch.ones(2), n, 0).loss) for n in noise[:4000]]
+    )
 
     def model():
         z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
@@ -43,15 +45,24 @@ def test_one_gaussian_is_pyro_s_mean_field_elbo():
 def test_a_mixture_is_pyro_s_elbo_with_the_mixture_as_guide():
     torch.manual_seed(0)
     w, x = torch.randn(2, D), torch.randn(1, 2)
-    posterior = MoE()(Gaussian(torch.randn(1, 2, D), torch.randn(1, 2, D)), torch.ones(1, 2, dtype=torch.bool))
-    mine = np.mean([float(ELBO(1.0, 0)(posterior, linear_scores(w, x), torch.ones(2), torch.randn(1, 2, D), 0).loss) for _ in range(4000)])
+    posterior = MoE()(
+        Gaussian(torch.randn(1, 2, D), torch.randn(1, 2, D)), torch.ones(1, 2, dtype=torch.bool)
+    )
+    mine = np.mean(
+        [
+            float(ELBO(1.0, 0)(posterior, linear_scores(w, x), torch.ones(2), torch.randn(1, 2, D), 0).loss)
+            for _ in range(4000)
+        ]
+    )
 
     def model():
         z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(w @ z, 1.0).to_event(1), obs=x[0])
 
     def guide():
-        parts = dist.Normal(posterior.components.mean[0], (posterior.components.logvar[0] / 2).exp()).to_event(1)
+        parts = dist.Normal(
+            posterior.components.mean[0], (posterior.components.logvar[0] / 2).exp()
+        ).to_event(1)
         pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=posterior.log_weight[0]), parts))
 
     pyro.set_rng_seed(1)
@@ -78,9 +89,18 @@ def test_parts_are_nested_loops_in_float64(rule):
                 continue
             z = mean[b, k] + np.sqrt(var[b, k]) * noise[b, k].double().numpy()
             for m in range(3):
-                reward += weight[b, k] * float(weights[m]) * (-0.5 * (float(w[m].double() @ torch.tensor(z)) - float(x[b, m])) ** 2 - 0.5 * np.log(2 * np.pi))
+                reward += (
+                    weight[b, k]
+                    * float(weights[m])
+                    * (
+                        -0.5 * (float(w[m].double() @ torch.tensor(z)) - float(x[b, m])) ** 2
+                        - 0.5 * np.log(2 * np.pi)
+                    )
+                )
             q = sum(
-                weight[b, j] * np.prod(np.exp(-((z - mean[b, j]) ** 2) / 2 / var[b, j]) / np.sqrt(2 * np.pi * var[b, j])) for j in range(count)
+                weight[b, j]
+                * np.prod(np.exp(-((z - mean[b, j]) ** 2) / 2 / var[b, j]) / np.sqrt(2 * np.pi * var[b, j]))
+                for j in range(count)
             )
             p = np.prod(np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
             kl += weight[b, k] * (np.log(q) - np.log(p))
@@ -95,10 +115,16 @@ def test_with_the_true_posterior_the_bound_is_the_evidence():
     w, x = torch.tensor([[1.5]]), torch.tensor([[0.7]])
     precision = 1 + 1.5**2
     posterior = PoE(prior_expert=False)(
-        Gaussian(torch.full((1, 1, 1), 1.5 * 0.7 / precision), torch.full((1, 1, 1), -np.log(precision))), torch.ones(1, 1, dtype=torch.bool)
+        Gaussian(torch.full((1, 1, 1), 1.5 * 0.7 / precision), torch.full((1, 1, 1), -np.log(precision))),
+        torch.ones(1, 1, dtype=torch.bool),
     )
     torch.manual_seed(0)
-    bound = np.mean([-float(ELBO(1.0, 0)(posterior, linear_scores(w, x), torch.ones(1), torch.randn(1, 1, 1), 0).loss) for _ in range(20_000)])
+    bound = np.mean(
+        [
+            -float(ELBO(1.0, 0)(posterior, linear_scores(w, x), torch.ones(1), torch.randn(1, 1, 1), 0).loss)
+            for _ in range(20_000)
+        ]
+    )
     evidence = -0.5 * (0.7**2 / (1 + 1.5**2) + np.log(2 * np.pi * (1 + 1.5**2)))
     assert bound == pytest.approx(evidence, abs=0.02)
 

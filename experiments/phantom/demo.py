@@ -1,6 +1,6 @@
 """`make demo`: digital patients → fit → embed → index → evaluate → example queries → demo/index.html, in one process.
 
-    python experiments/phantom/demo.py --out demo
+python experiments/phantom/demo.py --out demo
 """
 
 import argparse
@@ -19,7 +19,9 @@ from mmvae.phantom.words import reading
 
 def main() -> None:
     """See the module's first lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--cases", type=int, default=400)
     parser.add_argument("--splits", default="240,60,100")
@@ -37,7 +39,9 @@ def main() -> None:
     splits = tuple(int(n) for n in arguments.splits.split(","))
     write_phantom_cohort(arguments.cases, arguments.seed, out / "cohort", splits, jobs=os.cpu_count() or 1)
     patients = population(arguments.cases, arguments.seed)
-    step(f"one reader's O-RADS score agrees with the truth at kappa {_kappa(patients):.2f} (published readers: .73)")
+    step(
+        f"one reader's O-RADS score agrees with the truth at kappa {_kappa(patients):.2f} (published readers: .73)"
+    )
 
     import torch
 
@@ -86,8 +90,21 @@ def main() -> None:
         "By histology": out / "evaluation" / "classes.png",
         "The space of unseen cases": out / "evaluation" / "map.png",
     }
-    write_page(out / "index.html", "Cases like this one", lead, model, cohort, answered, metrics, plots, command, "histology")
-    step(f"full-case P@5 {full['value']:.3f} = {full['value'] / full['chance']:.1f} × chance; open {out}/index.html")
+    write_page(
+        out / "index.html",
+        "Cases like this one",
+        lead,
+        model,
+        cohort,
+        answered,
+        metrics,
+        plots,
+        command,
+        "histology",
+    )
+    step(
+        f"full-case P@5 {full['value']:.3f} = {full['value'] / full['chance']:.1f} × chance; open {out}/index.html"
+    )
 
 
 def _kappa(patients) -> float:

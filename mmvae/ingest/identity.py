@@ -25,7 +25,9 @@ class Vault:
 
     root: Path
     key: bytes
-    known: dict[str, dict[str, str]] = field(default_factory=lambda: {"patients": {}, "cases": {}, "files": {}})
+    known: dict[str, dict[str, str]] = field(
+        default_factory=lambda: {"patients": {}, "cases": {}, "files": {}}
+    )
 
     @classmethod
     def open(cls, root: Path, create: bool = False) -> "Vault":
@@ -36,13 +38,21 @@ class Vault:
         """
         try:
             key = bytes.fromhex((root / "key").read_text().strip())
-            known = json.loads((root / "identifiers.json").read_text()) if (root / "identifiers.json").is_file() else None
+            known = (
+                json.loads((root / "identifiers.json").read_text())
+                if (root / "identifiers.json").is_file()
+                else None
+            )
         except FileNotFoundError as error:
             if not create:
-                raise InputError("there is no vault beside this cohort; set MMVAE_VAULT to the folder that holds its key") from error
+                raise InputError(
+                    "there is no vault beside this cohort; set MMVAE_VAULT to the folder that holds its key"
+                ) from error
             return cls(root, secrets.token_bytes(32))
         except (OSError, ValueError) as error:
-            raise InputError(f"the vault cannot be read ({type(error).__name__}); check its rights and its key file") from error
+            raise InputError(
+                f"the vault cannot be read ({type(error).__name__}); check its rights and its key file"
+            ) from error
         return cls(root, key, known) if known else cls(root, key)
 
     def _name(self, room: str, prefix: str, identifier: str) -> str:
@@ -65,7 +75,9 @@ class Vault:
     def whereis(self, name: str) -> str:
         """The path behind an F."""
         if name not in self.known["files"]:
-            raise InputError(f"the vault knows no file {name!r}; expected an F from cases.jsonl or skipped.jsonl")
+            raise InputError(
+                f"the vault knows no file {name!r}; expected an F from cases.jsonl or skipped.jsonl"
+            )
         return self.known["files"][name]
 
     def save(self) -> None:
@@ -75,7 +87,10 @@ class Vault:
         previous = os.umask(0o077)
         try:
             write_atomically(self.root / "key", self.key.hex().encode())
-            write_atomically(self.root / "identifiers.json", json.dumps(self.known, ensure_ascii=False, sort_keys=True).encode())
+            write_atomically(
+                self.root / "identifiers.json",
+                json.dumps(self.known, ensure_ascii=False, sort_keys=True).encode(),
+            )
         finally:
             os.umask(previous)
 

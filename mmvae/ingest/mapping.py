@@ -12,7 +12,22 @@ import yaml
 from mmvae.case import LABEL_SOURCES, InputError
 
 _MISSING = {"", "na", "n/a", "nan", "#div/0!", "inf", "-inf", "+inf", "infinity", "-infinity", "null", "none"}
-_FIELDS = ("key", "case", "patient", "assets", "record", "labels", "label_source", "terms", "lesion", "reference", "relevance", "answers", "name", "group")
+_FIELDS = (
+    "key",
+    "case",
+    "patient",
+    "assets",
+    "record",
+    "labels",
+    "label_source",
+    "terms",
+    "lesion",
+    "reference",
+    "relevance",
+    "answers",
+    "name",
+    "group",
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +79,14 @@ def read_map(path: Path) -> Map:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"--map {path.name}: not readable YAML ({type(error).__name__})") from error
     if not isinstance(plain, dict):
-        raise InputError(f"--map {path.name}: expected fields such as key, case, assets; found {type(plain).__name__}")
+        raise InputError(
+            f"--map {path.name}: expected fields such as key, case, assets; found {type(plain).__name__}"
+        )
     unknown = sorted(set(plain) - set(_FIELDS))
     if unknown:
-        raise InputError(f"--map {path.name}: unknown field {unknown[0]!r}; expected some of {', '.join(_FIELDS)}")
+        raise InputError(
+            f"--map {path.name}: unknown field {unknown[0]!r}; expected some of {', '.join(_FIELDS)}"
+        )
     for field in ("key", "assets"):
         if field not in plain:
             raise InputError(f"--map {path.name}: the field {field!r} is missing")
@@ -75,24 +94,44 @@ def read_map(path: Path) -> Map:
     for number, asset in enumerate(plain["assets"] or ()):
         for field in ("kind", "file"):
             if not isinstance(asset.get(field), str):
-                raise InputError(f"--map {path.name}: assets[{number}].{field} is {asset.get(field)!r}, expected text")
+                raise InputError(
+                    f"--map {path.name}: assets[{number}].{field} is {asset.get(field)!r}, expected text"
+                )
         spacing = asset.get("spacing_mm")
-        if spacing is not None and not (len(spacing) == 3 and all(isinstance(s, int | float) and s > 0 for s in spacing)):
-            raise InputError(f"--map {path.name}: assets[{number}].spacing_mm is {spacing!r}, expected three positive numbers (column, row, slice)")
-        rules.append(AssetRule(asset["kind"], asset["file"], tuple(map(float, spacing)) if spacing else None, bool(asset.get("assumed")), asset.get("facts", {})))
+        if spacing is not None and not (
+            len(spacing) == 3 and all(isinstance(s, int | float) and s > 0 for s in spacing)
+        ):
+            raise InputError(
+                f"--map {path.name}: assets[{number}].spacing_mm is {spacing!r}, expected three positive numbers (column, row, slice)"
+            )
+        rules.append(
+            AssetRule(
+                asset["kind"],
+                asset["file"],
+                tuple(map(float, spacing)) if spacing else None,
+                bool(asset.get("assumed")),
+                asset.get("facts", {}),
+            )
+        )
     record = plain.get("record")
     fields = None
     if isinstance(record, dict):
-        fields = {name: entry if isinstance(entry, dict) else {"column": entry} for name, entry in record.items()}
+        fields = {
+            name: entry if isinstance(entry, dict) else {"column": entry} for name, entry in record.items()
+        }
     elif record not in (None, "*"):
-        raise InputError(f"--map {path.name}: record is {record!r}, expected {{field: column}} or \"*\"")
+        raise InputError(f'--map {path.name}: record is {record!r}, expected {{field: column}} or "*"')
     for label, source in plain.get("label_source", {}).items():
         if source not in LABEL_SOURCES:
-            raise InputError(f"--map {path.name}: label_source.{label} is {source!r}, expected one of {', '.join(LABEL_SOURCES)}")
+            raise InputError(
+                f"--map {path.name}: label_source.{label} is {source!r}, expected one of {', '.join(LABEL_SOURCES)}"
+            )
     for level in plain.get("relevance", ()):
         for name in level.get("same", ["?"]):
             if name not in plain.get("labels", {}):
-                raise InputError(f"--map {path.name}: relevance names {name!r}, which is none of the labels {sorted(plain.get('labels', {}))}")
+                raise InputError(
+                    f"--map {path.name}: relevance names {name!r}, which is none of the labels {sorted(plain.get('labels', {}))}"
+                )
     case = plain.get("case", "{" + plain["key"] + "}")
     return Map(
         plain["key"], case, plain.get("patient", case), tuple(rules), fields, record == "*", plain.get("labels", {}),
@@ -110,13 +149,17 @@ def read_table(path: Path, needed: set[str]) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--records {path.name}: not readable UTF-8 text ({type(error).__name__})") from error
+        raise InputError(
+            f"--records {path.name}: not readable UTF-8 text ({type(error).__name__})"
+        ) from error
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","))
     if not rows:
         raise InputError(f"--records {path.name}: holds no row below its header")
     lacking = sorted(needed - set(rows[0]))
     if lacking:
-        raise InputError(f"--records {path.name}: has no column {lacking[0]!r}, which the MAP names; it has {sorted(c for c in rows[0] if c)}")
+        raise InputError(
+            f"--records {path.name}: has no column {lacking[0]!r}, which the MAP names; it has {sorted(c for c in rows[0] if c)}"
+        )
     return rows
 
 

@@ -1,5 +1,6 @@
 """A source led by a table → a cohort folder, and a list of what was skipped, and why."""
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -85,7 +86,13 @@ def _read_volume(wanted: _Wanted) -> tuple[np.ndarray, np.ndarray, str]:
             with np.load(path, allow_pickle=False) as held:
                 array = held[wanted.member]
             # (slice, row, column) as stored; column runs to the left, row to the back, slice up: an assumption, stated.
-            array = array.transpose(2, 1, 0) if array.ndim == 3 else array.T[:, :, None] if array.ndim == 2 else array
+            array = (
+                array.transpose(2, 1, 0)
+                if array.ndim == 3
+                else array.T[:, :, None]
+                if array.ndim == 2
+                else array
+            )
             affine, kind = np.diag([*(rule.spacing_mm or (1.0, 1.0, 1.0)), 1.0]), "volume"
         elif name.endswith(_PICTURES):
             from PIL import Image
@@ -94,13 +101,21 @@ def _read_volume(wanted: _Wanted) -> tuple[np.ndarray, np.ndarray, str]:
                 array = np.asarray(picture.convert("L")).T[:, :, None]
             affine, kind = np.diag([*(rule.spacing_mm or (1.0, 1.0, 1.0)), 1.0]), "image"
         else:
-            raise _Unusable("not_image", f"the suffix {path.suffix!r} is none of .nii, .nii.gz, .npz, .png, .jpg, .txt")
+            raise _Unusable(
+                "not_image", f"the suffix {path.suffix!r} is none of .nii, .nii.gz, .npz, .png, .jpg, .txt"
+            )
     except (EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise _Unusable("truncated", f"the file does not decompress ({type(error).__name__})") from error
     except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise _Unusable("not_image", f"the file cannot be read as {path.suffix} ({type(error).__name__})") from error
+        if name.endswith(".gz") and not _decompresses(path):
+            raise _Unusable("truncated", "the file ends before its compressed data do") from error
+        raise _Unusable(
+            "not_image", f"the file cannot be read as {path.suffix} ({type(error).__name__})"
+        ) from error
     if array.ndim not in (3, 4) or 0 in array.shape:
-        raise _Unusable("not_image", f"the array has shape {array.shape}; expected 3 or 4 dimensions, none of them 0")
+        raise _Unusable(
+            "not_image", f"the array has shape {array.shape}; expected 3 or 4 dimensions, none of them 0"
+        )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise _Unusable("no_position", "the matrix from voxels to mm cannot be inverted")
     if array.dtype.kind not in "iuf":
@@ -110,6 +125,16 @@ def _read_volume(wanted: _Wanted) -> tuple[np.ndarray, np.ndarray, str]:
     elif array.dtype.itemsize == 8:
         array = array.astype(np.int32)
     return array, affine, kind
+
+
+def _decompresses(path: Path) -> bool:
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error):
+        return False
+    return True
 
 
 def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
@@ -126,14 +151,28 @@ def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
                     raise _Unusable("not_image", "the text is not UTF-8") from error
                 uri = f"cases/{row.case_id}/{number}.txt"
                 (row.root / uri).write_text(text, encoding="utf-8")
-                assets.append(Asset("text", uri, hashlib.sha256(text.encode()).hexdigest(), wanted.rule.kind, 1.0, None, {}, (wanted.file,)))
+                assets.append(
+                    Asset(
+                        "text",
+                        uri,
+                        hashlib.sha256(text.encode()).hexdigest(),
+                        wanted.rule.kind,
+                        1.0,
+                        None,
+                        {},
+                        (wanted.file,),
+                    )
+                )
                 continue
             array, affine, kind = _read_volume(wanted)
             stated = wanted.rule.facts
             for name in ("DiffusionBValue", "PhaseTime_s"):
                 volumes = array.shape[3] if array.ndim == 4 else 1
                 if name in stated and len(stated[name]) != volumes:
-                    raise _Unusable("not_image", f"the MAP's facts.{name} lists {len(stated[name])} numbers, the file holds {volumes} volumes")
+                    raise _Unusable(
+                        "not_image",
+                        f"the MAP's facts.{name} lists {len(stated[name])} numbers, the file holds {volumes} volumes",
+                    )
         except _Unusable as error:
             skipped.append(Skipped(wanted.file, error.code, error.reason))
             continue
@@ -150,7 +189,14 @@ def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
             frame, source = centres[order[0]], order[0]
     if not assets:
         shutil.rmtree(folder)
-    return Case(row.case_id, row.patient, tuple(assets), lesion=Lesion(row.lesion) if row.lesion else None, frame_mm=frame, frame_from=source), skipped
+    return Case(
+        row.case_id,
+        row.patient,
+        tuple(assets),
+        lesion=Lesion(row.lesion) if row.lesion else None,
+        frame_mm=frame,
+        frame_from=source,
+    ), skipped
 
 
 def _fill(template: str, cells: Mapping[str, str]) -> str:
@@ -189,16 +235,28 @@ def scan_table(
         for path in sorted(p for p in source.rglob("*") if p.is_file()):
             relative = path.relative_to(source).as_posix()
             if relative not in used and path.resolve() not in (records.resolve(), map_path.resolve()):
-                skipped.append(Skipped(vault.file(relative), "not_mapped", "no row of the table and no asset of the MAP names this file"))
+                skipped.append(
+                    Skipped(
+                        vault.file(relative),
+                        "not_mapped",
+                        "no row of the table and no asset of the MAP names this file",
+                    )
+                )
         types = _field_types(mapping, table)
         cases = [_with_words(case, row.cells, mapping, types) for (case, _), row in zip(written, rows)]
         cases = [case for case in cases if case.assets or case.record]
         if cases:
-            first = {row.patient: min((w.path.as_posix() for w in row.wanted), default="~") for row in reversed(rows)}
+            first = {
+                row.patient: min((w.path.as_posix() for w in row.wanted), default="~")
+                for row in reversed(rows)
+            }
             patients = sorted({case.patient for case in cases}, key=lambda p: (first[p], p))
             drawn = draw_splits(patients, splits, folds, split_seed)
             write_cohort(beside, _card(mapping, cases, types, source), cases, drawn)
-            lines = [json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n" for s in skipped]
+            lines = [
+                json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n"
+                for s in skipped
+            ]
             (beside / "skipped.jsonl").write_text("".join(lines))
             vault.save()
             beside.rename(out)
@@ -214,7 +272,9 @@ def _rows(source: Path, root: Path, mapping: Map, table, vault: Vault) -> tuple[
         if not case:
             raise InputError(f"the table's line {line} has nothing in {mapping.key!r}; a case needs a name")
         if case in line_of:
-            raise InputError(f"lines {line_of[case]} and {line} of the table make the same case; one row is one case. Remove one, or widen `case`.")
+            raise InputError(
+                f"lines {line_of[case]} and {line} of the table make the same case; one row is one case. Remove one, or widen `case`."
+            )
         line_of[case] = line
         patient = _fill(mapping.patient, cells)
         wanted = []
@@ -222,7 +282,9 @@ def _rows(source: Path, root: Path, mapping: Map, table, vault: Vault) -> tuple[
             name, _, member = _fill(rule.file, cells).partition("#")
             path = source / name
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise InputError(f"the table's line {line} makes a file name that leaves SOURCE; expected one below it")
+                raise InputError(
+                    f"the table's line {line} makes a file name that leaves SOURCE; expected one below it"
+                )
             if not path.is_file() or (member and not _has_member(path, member)):
                 continue  # a sequence that this patient does not have
             used.add(path.relative_to(source).as_posix())
@@ -230,10 +292,23 @@ def _rows(source: Path, root: Path, mapping: Map, table, vault: Vault) -> tuple[
             wanted.append(_Wanted(path, member or None, vault.file(relative), rule))
         lesion = None
         if mapping.lesion:
-            point = [value_of(cells.get(mapping.lesion.get(axis, ""), "")) for axis in ("x_mm", "y_mm", "z_mm")]
+            point = [
+                value_of(cells.get(mapping.lesion.get(axis, ""), "")) for axis in ("x_mm", "y_mm", "z_mm")
+            ]
             lesion = tuple(map(float, point)) if all(isinstance(p, int | float) for p in point) else None
         identifiers = (case, patient, cells.get(mapping.key) or "")
-        rows.append(_Row(vault.case(case), vault.patient(patient), tuple(wanted), identifiers, cells, root, lesion, mapping.reference))
+        rows.append(
+            _Row(
+                vault.case(case),
+                vault.patient(patient),
+                tuple(wanted),
+                identifiers,
+                cells,
+                root,
+                lesion,
+                mapping.reference,
+            )
+        )
     return rows, used
 
 
@@ -255,7 +330,11 @@ def _field_types(mapping: Map, table) -> dict[str, dict]:
     for name, entry in fields.items():
         values = [v for v in (value_of(row.get(entry["column"])) for row in table) if v is not None]
         category = entry.get("type") == "category" or any(isinstance(v, str) for v in values)
-        kind = {"type": "category", "values": sorted({str(v) for v in values})} if category else {"type": "number", "unit": entry.get("unit")}
+        kind = (
+            {"type": "category", "values": sorted({str(v) for v in values})}
+            if category
+            else {"type": "number", "unit": entry.get("unit")}
+        )
         made[name] = {**kind, "column": entry["column"]}
     return made
 
@@ -266,11 +345,23 @@ def _with_words(case: Case, cells: Mapping[str, str], mapping: Map, types: Mappi
         value = value_of(cells.get(entry["column"]))
         if value is not None:
             record[name] = str(value) if entry["type"] == "category" else value
-    labels = {name: str(value) for name, column in mapping.labels.items() if (value := value_of(cells.get(column))) is not None}
+    labels = {
+        name: str(value)
+        for name, column in mapping.labels.items()
+        if (value := value_of(cells.get(column))) is not None
+    }
     terms = None
     if mapping.terms:
-        stated = [(column, part.strip()) for column in mapping.terms for part in (cells.get(column) or "").split(";")]
-        listed = [part if ":" in part else f"{column}: {part}" for column, part in stated if value_of(part) is not None]
+        stated = [
+            (column, part.strip())
+            for column in mapping.terms
+            for part in (cells.get(column) or "").split(";")
+        ]
+        listed = [
+            part if ":" in part else f"{column}: {part}"
+            for column, part in stated
+            if value_of(part) is not None
+        ]
         terms = tuple(listed) if listed else None
     source = {name: mapping.label_source.get(name, "reader") for name in labels}
     return replace(case, record=record, labels=labels, label_source=source, terms=terms)
@@ -286,13 +377,23 @@ def _card(mapping: Map, cases: Sequence[Case], types: Mapping[str, Mapping], sou
     kinds = [asset.kind for case in cases for asset in case.assets]
     return Card(
         name=mapping.name or "cohort",
-        source="nifti" if any(r.file.split("#")[0].endswith((".nii", ".nii.gz")) for r in mapping.assets) else "table",
-        counts={"cases": len(cases), "patients": len({c.patient for c in cases}), "assets": {k: kinds.count(k) for k in sorted(set(kinds))}},
+        source="nifti"
+        if any(r.file.split("#")[0].endswith((".nii", ".nii.gz")) for r in mapping.assets)
+        else "table",
+        counts={
+            "cases": len(cases),
+            "patients": len({c.patient for c in cases}),
+            "assets": {k: kinds.count(k) for k in sorted(set(kinds))},
+        },
         fields={name: {k: v for k, v in entry.items() if k != "column"} for name, entry in types.items()},
         terms=tuple({"name": term, "parent": term.split(":")[0]} for term in listed),
         targets=tuple(mapping.labels),
         answers=answers,
         reference=mapping.reference,
         relevance=mapping.relevance,
-        assumed={rule.kind: {"spacing_mm": list(rule.spacing_mm), "axes": "column left, row back, slice up"} for rule in mapping.assets if rule.assumed and rule.spacing_mm},
+        assumed={
+            rule.kind: {"spacing_mm": list(rule.spacing_mm), "axes": "column left, row back, slice up"}
+            for rule in mapping.assets
+            if rule.assumed and rule.spacing_mm
+        },
     )

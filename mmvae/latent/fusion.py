@@ -22,7 +22,9 @@ class Fusion(ABC):
     learns_power = False
 
     @abstractmethod
-    def exponents(self, experts: Gaussian, present: Bool[Tensor, "B M"], power: Float[Tensor, " M"]) -> Exponents:
+    def exponents(
+        self, experts: Gaussian, present: Bool[Tensor, "B M"], power: Float[Tensor, " M"]
+    ) -> Exponents:
         """Exponents (B, K, M + 1), the last the prior's, and log-weights (B, K), not yet normalised."""
 
     def __call__(

@@ -52,8 +52,12 @@ class Posterior:
 
     def rsample(self, noise: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B D"]:
         """One sample a case: a component by its weight (no gradient to the weights), then reparameterised."""
-        picked = torch.multinomial(self.weight.detach(), 1)[..., None].expand(-1, 1, self.components.mean.shape[-1])
-        one = Gaussian(self.components.mean.gather(1, picked)[:, 0], self.components.logvar.gather(1, picked)[:, 0])
+        picked = torch.multinomial(self.weight.detach(), 1)[..., None].expand(
+            -1, 1, self.components.mean.shape[-1]
+        )
+        one = Gaussian(
+            self.components.mean.gather(1, picked)[:, 0], self.components.logvar.gather(1, picked)[:, 0]
+        )
         return one.rsample(torch.randn_like(one.mean) if noise is None else noise)
 
     def moment_matched(self) -> Gaussian:

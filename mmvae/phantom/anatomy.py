@@ -39,7 +39,9 @@ def _smooth_noise(rng, shape, cells, amplitude):
     return field
 
 
-def build(patient: Patient, matrix: int = 128, slices: int = 32, fov_mm: float = 256.0, depth_mm: float = 112.0) -> Anatomy:
+def build(
+    patient: Patient, matrix: int = 128, slices: int = 32, fov_mm: float = 256.0, depth_mm: float = 112.0
+) -> Anatomy:
     """The patient's pelvis on a grid of `slices` × `matrix` × `matrix`; the same patient gives the same anatomy on any grid."""
     rng = np.random.default_rng([patient.rng_seed % 2**32, 1])
     shape, step = (slices, matrix, matrix), (depth_mm / slices, fov_mm / matrix, fov_mm / matrix)
@@ -70,7 +72,9 @@ def build(patient: Patient, matrix: int = 128, slices: int = 32, fov_mm: float =
         fluid = cavity & (_smooth_noise(rng, shape, (5, 10, 10), 1.0) + (y / 60) > 0.35)
         label[fluid] = CODE["ascites"]
     bladder = rng.uniform(18, 34)
-    label[ellipsoid((rng.normal(0, 3), -34 * depth, -18), (bladder * 1.2, bladder * 0.8, bladder)) < 1] = CODE["urine"]
+    label[ellipsoid((rng.normal(0, 3), -34 * depth, -18), (bladder * 1.2, bladder * 0.8, bladder)) < 1] = (
+        CODE["urine"]
+    )
     lean = rng.normal(0, 6)
     womb = 0.8 if not f.premenopausal else 1.0
     uterus = ellipsoid((lean, 4, -6), (27 * womb, 21 * womb, 34 * womb), 0.08)
@@ -109,10 +113,16 @@ def _lesion(rng, patient, label, xyz, side, shape):
     axes = half * np.array([1.0, rng.uniform(0.72, 0.95), rng.uniform(0.68, 0.9)])
     rng.shuffle(axes[:2])
     axes[2] = min(axes[2], 46)
-    near = (abs(x - centre[0]) < 1.4 * half + 8) & (abs(y - centre[1]) < 1.4 * half + 8) & (abs(z - centre[2]) < 1.4 * half + 8)
+    near = (
+        (abs(x - centre[0]) < 1.4 * half + 8)
+        & (abs(y - centre[1]) < 1.4 * half + 8)
+        & (abs(z - centre[2]) < 1.4 * half + 8)
+    )
     lumpy = _smooth_noise(rng, shape, (5, 9, 9), 0.07)[near]
     x, y, z = x[near], y[near], z[near]
-    u = np.stack([(x - centre[0]) / axes[0], (y - centre[1]) / axes[1], (z - centre[2]) / axes[2]])  # unit ball
+    u = np.stack(
+        [(x - centre[0]) / axes[0], (y - centre[1]) / axes[1], (z - centre[2]) / axes[2]]
+    )  # unit ball
     r = np.sqrt((u**2).sum(0)) + lumpy
     inside = r < 1
     part = label[near]
@@ -151,7 +161,11 @@ def _lesion(rng, patient, label, xyz, side, shape):
             for _ in range(1 if f.solid == "small" else rng.integers(2, 5)):
                 direction = rng.normal(0, 1, 3)
                 at = direction / np.linalg.norm(direction) * rng.uniform(0.6, 0.9)
-                radius = np.clip(rng.uniform(5, 9) / half, 0.12, 0.45) if f.solid == "small" else rng.uniform(0.4, 0.7)
+                radius = (
+                    np.clip(rng.uniform(5, 9) / half, 0.12, 0.45)
+                    if f.solid == "small"
+                    else rng.uniform(0.4, 0.7)
+                )
                 paint(((u - at[:, None]) ** 2).sum(0) < radius**2, solid)
         paint(shell, "wall")
         for _ in range({"none": 0, "few": rng.integers(2, 4), "many": rng.integers(9, 22)}[f.papillae]):

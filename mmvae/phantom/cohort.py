@@ -100,9 +100,15 @@ def write_phantom_cohort(
         raise InputError(f"--cases {cases}: expected at least 1")
     if out.exists():
         raise InputError(f"{out} exists already; name a folder that does not, or remove it")
-    sizes = tuple(splits) if splits else (round(0.6 * cases), round(0.15 * cases), cases - round(0.6 * cases) - round(0.15 * cases))
+    sizes = (
+        tuple(splits)
+        if splits
+        else (round(0.6 * cases), round(0.15 * cases), cases - round(0.6 * cases) - round(0.15 * cases))
+    )
     if len(sizes) != 3 or sum(sizes) > cases or min(sizes) < 0:
-        raise InputError(f"--splits {','.join(map(str, sizes))}: expected three numbers with a sum of at most {cases}, the cases")
+        raise InputError(
+            f"--splits {','.join(map(str, sizes))}: expected three numbers with a sum of at most {cases}, the cases"
+        )
     patients = population(cases, seed, prevalence)
     beside = out.with_name(f".{out.name}.writing")
     shutil.rmtree(beside, ignore_errors=True)

@@ -1,6 +1,8 @@
 """Who a digital patient is: histology, anatomy's random numbers, tissue, true findings, O-RADS score, record."""
 
+import ast
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,9 +26,19 @@ def parameters() -> Mapping:
 
 @cache
 def phantom_hash() -> str:
-    """Hash of the parameters and of the code that turns them into images and words; stands in every result row."""
-    names = ("parameters.yaml", "physics.py", "patient.py", "anatomy.py", "scanner.py", "words.py")
-    return hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in names)).hexdigest()[:16]
+    """Hash of the parameters and of the syntax tree of the code that turns them into images and words; in every result row."""
+    here, digest = Path(__file__).parent, hashlib.sha256()
+    digest.update(json.dumps(parameters(), sort_keys=True).encode())
+    for name in ("physics", "patient", "anatomy", "scanner", "words"):
+        tree = ast.parse((here / f"{name}.py").read_text())
+        for node in ast.walk(tree):  # words about the code are not the code
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
+                and ast.get_docstring(node) is not None
+            ):
+                node.body = node.body[1:]
+        digest.update(ast.unparse(tree).encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,9 @@ def draw_patient(seed: int, number: int, histology: str) -> Patient:
     record = {
         "age_years": round(age, 0),
         "menopause": "pre" if premenopausal else "post",
-        "ca125_u_ml": round(float(np.clip(c["ca125"][0] * np.exp(rng.normal(0, c["ca125"][1])), 2, 20000)), 1),
+        "ca125_u_ml": round(
+            float(np.clip(c["ca125"][0] * np.exp(rng.normal(0, c["ca125"][1])), 2, 20000)), 1
+        ),
         "weight_kg": round(float(np.clip(rng.normal(68, 13), 40, 140)), 0),
         "height_m": round(float(np.clip(rng.normal(1.64, 0.07), 1.4, 1.9)), 2),
         "parity": int(min(rng.poisson(1.6), 8)),
@@ -144,7 +158,9 @@ def _tissues(rng: np.random.Generator, findings: Findings) -> dict[str, dict[str
     return drawn
 
 
-def curve_type(tissue: Mapping[str, float], myometrium: Mapping[str, float], noise: float, rng: np.random.Generator) -> str:
+def curve_type(
+    tissue: Mapping[str, float], myometrium: Mapping[str, float], noise: float, rng: np.random.Generator
+) -> str:
     """What a reader calls the enhancement of a tissue beside the myometrium, from curves with noise (PHANTOM.md, O-RADS rules).
 
     High: steeper than myometrium. Low: slow rise without shoulder. Intermediate: what is left.
@@ -165,7 +181,13 @@ def orads(f: Findings) -> int:
     solid = f.solid != "none" or f.papillae != "none"
     if f.nodules:
         return 5
-    if f.premenopausal and not solid and f.locules == 1 and f.size_mm <= 30 and f.fluid in ("simple", "haemorrhagic"):
+    if (
+        f.premenopausal
+        and not solid
+        and f.locules == 1
+        and f.size_mm <= 30
+        and f.fluid in ("simple", "haemorrhagic")
+    ):
         return 1
     if f.fat:
         return 4 if f.solid in ("large", "whole") else 2

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+Array = NDArray[np.floating] | np.floating | float
 RELAXIVITY = {1.5: 4.78, 3.0: 4.97}  # gadobutrol r1 in L/mmol/s (PHANTOM.md)
 
 
@@ -12,7 +12,9 @@ def spin_echo(rho: Array, t1_ms: Array, t2_ms: Array, tr_ms: float, te_ms: float
     return rho * (1 - np.exp(-tr_ms / t1_ms)) * np.exp(-te_ms / t2_ms)
 
 
-def spoiled_gradient_echo(rho: Array, t1_ms: Array, t2s_ms: Array, tr_ms: float, te_ms: float, flip_deg: float) -> Array:
+def spoiled_gradient_echo(
+    rho: Array, t1_ms: Array, t2s_ms: Array, tr_ms: float, te_ms: float, flip_deg: float
+) -> Array:
     """ρ sin α (1 − E1) / (1 − cos α E1) · e^{−TE/T2*}, E1 = e^{−TR/T1} (Ernst & Anderson 1966)."""
     e1, alpha = np.exp(-tr_ms / t1_ms), np.radians(flip_deg)
     return rho * np.sin(alpha) * (1 - e1) / (1 - np.cos(alpha) * e1) * np.exp(-te_ms / t2s_ms)
@@ -27,7 +29,8 @@ def parker_plasma(t_min: Array) -> Array:
     """Plasma concentration in mmol/L t minutes after the bolus arrives (Parker 2006, doi:10.1002/mrm.21066, eq. 1; haematocrit 0.42)."""
     a, centre, sigma = (0.809, 0.330), (0.17046, 0.365), (0.0563, 0.132)
     gauss = sum(
-        a_n / (s * np.sqrt(2 * np.pi)) * np.exp(-((t_min - c) ** 2) / (2 * s**2)) for a_n, c, s in zip(a, centre, sigma)
+        a_n / (s * np.sqrt(2 * np.pi)) * np.exp(-((t_min - c) ** 2) / (2 * s**2))
+        for a_n, c, s in zip(a, centre, sigma)
     )
     blood = gauss + 1.050 * np.exp(-0.1685 * t_min) / (1 + np.exp(-38.078 * (t_min - 0.483)))
     return np.where(t_min > 0, blood, 0) / (1 - 0.42)

@@ -54,7 +54,9 @@ def examine(patient: Patient, protocol: str = "quick", scanner: str | None = Non
         absent["t2"] = False
     name = scanner or drawn
     machine, size = p["scanners"][name], p["protocols"][protocol]
-    anatomy = build(patient, size["matrix"], 2 * size["slices"], machine["spacing_mm"] * 128, machine["slice_mm"] * 16)
+    anatomy = build(
+        patient, size["matrix"], 2 * size["slices"], machine["spacing_mm"] * 128, machine["slice_mm"] * 16
+    )
     shift = rng.uniform(-4, 4, 3)  # the table is never at the same place
     rng = np.random.default_rng([patient.rng_seed % 2**32, 3, list(p["scanners"]).index(name)])
     texture = 1 + 0.05 * rng.standard_normal(anatomy.label.shape, np.float32)
@@ -62,7 +64,14 @@ def examine(patient: Patient, protocol: str = "quick", scanner: str | None = Non
     for role in ROLES:
         volumes, facts = _ACQUIRE[role](patient, machine, size, anatomy, texture, rng)
         if not absent[role]:
-            series.append(Series(role, volumes, _affine(anatomy, shift), {**facts, "MagneticFieldStrength": machine["field"]}))
+            series.append(
+                Series(
+                    role,
+                    volumes,
+                    _affine(anatomy, shift),
+                    {**facts, "MagneticFieldStrength": machine["field"]},
+                )
+            )
     centre = tuple(float(c) for c in np.round(np.array(anatomy.lesion_mm) + shift, 2))
     return Examination(tuple(series), centre, anatomy.side, name)
 
@@ -70,12 +79,14 @@ def examine(patient: Patient, protocol: str = "quick", scanner: str | None = Non
 def _affine(anatomy: Anatomy, shift) -> NDArray:
     dz, dy, dx = anatomy.step_mm
     affine = np.diag([dx, dy, 2 * dz, 1.0])
-    affine[:3, 3] = anatomy.corner_mm + [0, 0, dz / 2] + shift
+    affine[:3, 3] = np.add(anatomy.corner_mm, (0, 0, dz / 2)) + shift
     return affine
 
 
 def _table(patient: Patient, machine: Mapping) -> dict[str, NDArray]:
-    columns = {c: np.array([patient.tissues[t][c] for t in TISSUES]) for c in next(iter(patient.tissues.values()))}
+    columns = {
+        c: np.array([patient.tissues[t][c] for t in TISSUES]) for c in next(iter(patient.tissues.values()))
+    }
     if machine["field"] == 1.5:
         columns["T1"] = columns["T1"] / 1.21
         columns["T2s"] = columns["T2s"] * 1.4
@@ -90,9 +101,14 @@ def _image(signal, patient_fat, suppressed, machine, anatomy, texture, rng, low_
     fine = signal[anatomy.label] * texture
     volume = (fine[0::2] + fine[1::2]) / 2  # partial volume of thick slices
     if low_resolution:  # echo-planar imaging: half the matrix, shown interpolated
-        small = (volume[:, 0::2, 0::2] + volume[:, 1::2, 0::2] + volume[:, 0::2, 1::2] + volume[:, 1::2, 1::2]) / 4
+        small = (
+            volume[:, 0::2, 0::2] + volume[:, 1::2, 0::2] + volume[:, 0::2, 1::2] + volume[:, 1::2, 1::2]
+        ) / 4
         volume = small.repeat(2, 1).repeat(2, 2)
-    z, y, x = (np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if a == i else 1 for a in range(3)]) for i, n in enumerate(volume.shape))
+    z, y, x = (
+        np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if a == i else 1 for a in range(3)])
+        for i, n in enumerate(volume.shape)
+    )
     a = rng.normal(0, 0.15, 4)
     bias = np.exp(a[0] * x + a[1] * y + a[2] * z + a[3] * (x * x + y * y))
     ghost = rng.uniform(0, 0.03)
@@ -100,7 +116,9 @@ def _image(signal, patient_fat, suppressed, machine, anatomy, texture, rng, low_
     volume = volume + ghost * np.roll(volume, volume.shape[1] // 3, 1)
     top = float(np.percentile(volume[::4, ::4, ::4], 99.5)) or 1.0
     noisy = rician(volume / top, machine["noise"] * rng.uniform(0.7, 1.3), rng)
-    return np.clip(noisy * 1000 * machine["scale"] * rng.uniform(0.8, 1.2), 0, 32000).round().astype(np.int16), top
+    return np.clip(noisy * 1000 * machine["scale"] * rng.uniform(0.8, 1.2), 0, 32000).round().astype(
+        np.int16
+    ), top
 
 
 def _structural(role):
@@ -109,10 +127,16 @@ def _structural(role):
         saturated = role == "t1_fs"
         if role == "t2":
             tr, te = rng.uniform(3500, 6000), rng.uniform(90, 120)
-            signal, facts = spin_echo(t["rho"], t["T1"], t["T2"], tr, te), {"ScanningSequence": "SE", "EchoTrainLength": 16}
+            signal, facts = (
+                spin_echo(t["rho"], t["T1"], t["T2"], tr, te),
+                {"ScanningSequence": "SE", "EchoTrainLength": 16},
+            )
         elif machine["t1"] == "spin":
             tr, te = rng.uniform(500, 700), 10.0
-            signal, facts = spin_echo(t["rho"], t["T1"], t["T2"], tr, te), {"ScanningSequence": "SE", "EchoTrainLength": 3}
+            signal, facts = (
+                spin_echo(t["rho"], t["T1"], t["T2"], tr, te),
+                {"ScanningSequence": "SE", "EchoTrainLength": 3},
+            )
         else:
             tr, te, flip = rng.uniform(4, 7), rng.uniform(1.2, 2.4), 12.0
             signal = spoiled_gradient_echo(t["rho"], t["T1"], t["T2s"], tr, te, flip)
@@ -127,15 +151,31 @@ def _structural(role):
 def _diffusion(patient, machine, size, anatomy, texture, rng):
     t = _table(patient, machine)
     te = rng.uniform(60, 80)
-    base = spin_echo(t["rho"], t["T1"], t["T2"], 5000, te)
+    base = spin_echo(t["rho"], t["T1"], t["T2"], 5000.0, te)
     state = rng.bit_generator.state
     volumes, first_top = [], None
     for b in machine["b"]:
-        rng.bit_generator.state = state  # one coil, one receiver: only diffusion and noise differ between the b-values
-        volume, top = _image(base * diffusion_weighting(t["ADC"], b), t["fat"], True, machine, anatomy, texture, rng, True)
+        rng.bit_generator.state = (
+            state  # one coil, one receiver: only diffusion and noise differ between the b-values
+        )
+        volume, top = _image(
+            base * diffusion_weighting(t["ADC"], float(b)),
+            t["fat"],
+            True,
+            machine,
+            anatomy,
+            texture,
+            rng,
+            True,
+        )
         first_top = first_top or top
         volumes.append((volume * (top / first_top)).round().astype(np.int16))
-    facts = {"ScanningSequence": "EP", "RepetitionTime": 5000.0, "EchoTime": round(te, 1), "DiffusionBValue": [float(b) for b in machine["b"]]}
+    facts = {
+        "ScanningSequence": "EP",
+        "RepetitionTime": 5000.0,
+        "EchoTime": round(te, 1),
+        "DiffusionBValue": [float(b) for b in machine["b"]],
+    }
     return np.stack(volumes), {**facts, "fat_saturated": True, "contrast_agent": False, "plane": "axial"}
 
 
@@ -155,9 +195,20 @@ def _contrast(patient, machine, size, anatomy, texture, rng):
         volume, top = _image(signal, t["fat"], True, machine, anatomy, texture, rng)
         first_top = first_top or top
         volumes.append(np.clip(volume * (top / first_top), 0, 32000).round().astype(np.int16))
-    facts = {"ScanningSequence": "GR", "RepetitionTime": round(tr, 2), "EchoTime": round(te, 2), "FlipAngle": flip}
+    facts = {
+        "ScanningSequence": "GR",
+        "RepetitionTime": round(tr, 2),
+        "EchoTime": round(te, 2),
+        "FlipAngle": flip,
+    }
     facts["PhaseTime_s"] = [round(float(s), 1) for s in times]
     return np.stack(volumes), {**facts, "fat_saturated": True, "contrast_agent": True, "plane": "axial"}
 
 
-_ACQUIRE = {"t1": _structural("t1"), "t1_fs": _structural("t1_fs"), "t2": _structural("t2"), "dwi": _diffusion, "contrast": _contrast}
+_ACQUIRE = {
+    "t1": _structural("t1"),
+    "t1_fs": _structural("t1_fs"),
+    "t2": _structural("t2"),
+    "dwi": _diffusion,
+    "contrast": _contrast,
+}

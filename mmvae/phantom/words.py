@@ -31,7 +31,9 @@ def reading(patient: Patient, rng: np.random.Generator) -> Findings:
     """The findings as one reader sees them: the curve from the true curves plus noise, the rest wrong in 3 % of questions."""
     p, f = parameters(), patient.findings
     if f.curve is not None:
-        seen = curve_type(patient.tissues[f.solid_tissue], patient.tissues["myometrium"], p["reader_noise"], rng)
+        seen = curve_type(
+            patient.tissues[f.solid_tissue], patient.tissues["myometrium"], p["reader_noise"], rng
+        )
         f = replace(f, curve=seen)
     wrong = lambda: rng.random() < p["findings"]["wrong"]  # noqa: E731
     if wrong() and f.locules:
@@ -163,7 +165,9 @@ def report_of(seen: Findings, side: str, rng: np.random.Generator) -> str:
     for question, answer in answers(seen).items():
         if question == "size":
             a, b = seen.size_mm / 10, seen.size_mm / 10 * rng.uniform(0.6, 0.95)
-            lines.append(str(rng.choice([f"It measures {a:.1f} x {b:.1f} cm.", f"Largest diameter {a:.1f} cm."])))
+            lines.append(
+                str(rng.choice([f"It measures {a:.1f} x {b:.1f} cm.", f"Largest diameter {a:.1f} cm."]))
+            )
             continue
         if rng.random() < p["omitted"]:
             continue
@@ -175,10 +179,27 @@ def report_of(seen: Findings, side: str, rng: np.random.Generator) -> str:
         suggestion = guess(seen, rng)
         if rng.random() < p["suggests_wrongly"]:
             suggestion = str(rng.choice([c for c in parameters()["classes"] if c != suggestion]))
-        form = str(rng.choice(["Impression: appearance compatible with {}.", "Impression: {} is favoured.", "Most likely {}."]))
+        form = str(
+            rng.choice(
+                [
+                    "Impression: appearance compatible with {}.",
+                    "Impression: {} is favoured.",
+                    "Most likely {}.",
+                ]
+            )
+        )
         lines.append(form.format(suggestion))
     elif rng.random() < 0.5:
-        lines.append(str(rng.choice(["Impression: adnexal lesion, see above.", "Discussion at the gynaecological conference is advised."])))
+        lines.append(
+            str(
+                rng.choice(
+                    [
+                        "Impression: adnexal lesion, see above.",
+                        "Discussion at the gynaecological conference is advised.",
+                    ]
+                )
+            )
+        )
     return " ".join(lines)
 
 

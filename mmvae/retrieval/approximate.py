@@ -13,7 +13,11 @@ _METRIC = {"cosine": "cos", "euclidean": "l2sq"}
 
 
 def search_vectors(
-    keys: Int[np.ndarray, " N"], vectors: Float[np.ndarray, "N D"], query: Float[np.ndarray, "Q D"], k: int, distance: str
+    keys: Int[np.ndarray, " N"],
+    vectors: Float[np.ndarray, "N D"],
+    query: Float[np.ndarray, "Q D"],
+    k: int,
+    distance: str,
 ) -> Int[np.ndarray, "Q K"]:
     """Keys of approximately the k nearest, from an index made on the spot (benchmarks)."""
     return _hits(_built(keys, vectors, distance), query, k)
@@ -24,12 +28,21 @@ def _built(keys, vectors, distance: str):
 
     if len(keys) and int(np.min(keys)) < 1:
         raise ValueError("usearch pads missing hits with key 0, so keys start at 1")
-    graph = Graph(ndim=vectors.shape[1], metric=_METRIC[distance], dtype="f32", connectivity=32, expansion_add=200, expansion_search=200)
+    graph = Graph(
+        ndim=vectors.shape[1],
+        metric=_METRIC[distance],
+        dtype="f32",
+        connectivity=32,
+        expansion_add=200,
+        expansion_search=200,
+    )
     # More than one thread loses up to .2 % of the entries (usearch 2.26).
     graph.add(np.asarray(keys, np.uint64), np.ascontiguousarray(vectors, dtype=np.float32), threads=1)
     lost = [int(key) for key in keys if key not in graph]
     if lost or len(graph) != len(keys):
-        raise RuntimeError(f"usearch kept {len(graph)} of {len(keys)} entries; exact search is right, report this")
+        raise RuntimeError(
+            f"usearch kept {len(graph)} of {len(keys)} entries; exact search is right, report this"
+        )
     return graph
 
 

@@ -48,7 +48,9 @@ class Experts:
     def rows(self, index: Sequence[int] | np.ndarray) -> "Experts":
         """The experts of these rows."""
         ids = tuple(np.array(self.case_ids, dtype=object)[index])
-        return replace(self, case_ids=ids, mean=self.mean[index], logvar=self.logvar[index], present=self.present[index])
+        return replace(
+            self, case_ids=ids, mean=self.mean[index], logvar=self.logvar[index], present=self.present[index]
+        )
 
 
 def misfits(model: MMVAE, cohort: Cohort, cases: Sequence[Case]) -> list[str]:
@@ -63,11 +65,21 @@ def misfits(model: MMVAE, cohort: Cohort, cases: Sequence[Case]) -> list[str]:
             counted.update(f"{role}: {line}" for line in recipe.misfits(view))
         if absent == len(dataset.cases):
             counted[f"{role}: no case has it"] = absent
-    return [f"{line} ({count} of {len(dataset.cases)} cases); treated as missing" for line, count in sorted(counted.items())]
+    return [
+        f"{line} ({count} of {len(dataset.cases)} cases); treated as missing"
+        for line, count in sorted(counted.items())
+    ]
 
 
 @torch.no_grad()
-def embed(model: MMVAE, cohort: Cohort, cases: Sequence[Case], batch_size: int = 32, cache: Path | None = None, progress=lambda x: x) -> Experts:
+def embed(
+    model: MMVAE,
+    cohort: Cohort,
+    cases: Sequence[Case],
+    batch_size: int = 32,
+    cache: Path | None = None,
+    progress=lambda x: x,
+) -> Experts:
     """The experts of these cases, by the checkpoint's own recipes.
 
     Raises:
@@ -113,7 +125,12 @@ class Embedding:
         with np.load(root / "experts.npz", allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
         experts = Experts(
-            tuple(meta["roles"]), tuple(meta["answer_roles"]), tuple(meta["case_ids"]), arrays["mean"], arrays["logvar"], arrays["present"]
+            tuple(meta["roles"]),
+            tuple(meta["answer_roles"]),
+            tuple(meta["case_ids"]),
+            arrays["mean"],
+            arrays["logvar"],
+            arrays["present"],
         )
         return cls(root, experts, arrays["posterior_mean"], tuple(meta["facts"]), meta)
 
@@ -130,7 +147,9 @@ def facts_of(case: Case) -> dict:
     }
 
 
-def write_embedding(model: MMVAE, checkpoint: Path, cohort: Cohort, experts: Experts, out: Path, parquet: bool = False) -> None:
+def write_embedding(
+    model: MMVAE, checkpoint: Path, cohort: Cohort, experts: Experts, out: Path, parquet: bool = False
+) -> None:
     """The folder that `mmvae index build` reads, by rename at the end.
 
     The one posterior mean is that of all roles but the answer roles. With `parquet` a table of means stands beside.
@@ -143,7 +162,13 @@ def write_embedding(model: MMVAE, checkpoint: Path, cohort: Cohort, experts: Exp
     try:
         by_id = {case.case_id: case for case in cohort.cases}
         mean = experts.means(model.fusion, experts.having(experts.query_roles))
-        np.savez(beside / "experts.npz", mean=experts.mean, logvar=experts.logvar, present=experts.present, posterior_mean=mean)
+        np.savez(
+            beside / "experts.npz",
+            mean=experts.mean,
+            logvar=experts.logvar,
+            present=experts.present,
+            posterior_mean=mean,
+        )
         meta = {
             "fingerprint": model.fingerprint(),
             "fusion": to_plain(model.fusion),

@@ -52,10 +52,19 @@ class Ranking:
     distance: str
     relevance: tuple[Mapping, ...]
 
-    def judge(self, distance: Float[np.ndarray, "Q N"], usable: Bool[np.ndarray, "Q N"], queries: Sequence[Case], archive: Sequence[Case]):
+    def judge(
+        self,
+        distance: Float[np.ndarray, "Q N"],
+        usable: Bool[np.ndarray, "Q N"],
+        queries: Sequence[Case],
+        archive: Sequence[Case],
+    ):
         """Values and chance (Q, F) of a distance table; a query's own patient is never a neighbour."""
         gain = gains([case.labels for case in queries], [case.labels for case in archive], self.relevance)
-        other = np.array([case.patient for case in queries])[:, None] != np.array([case.patient for case in archive])[None]
+        other = (
+            np.array([case.patient for case in queries])[:, None]
+            != np.array([case.patient for case in archive])[None]
+        )
         return score(distance, gain, other & usable, counts_as_relevant(self.relevance))
 
     def table(
@@ -74,7 +83,11 @@ class Ranking:
                 continue
             mine = np.flatnonzero((had == pattern).all(1))
             roles = [role for role, here in zip(query.experts.roles, pattern) if here]
-            formed = {"matched": roles, "joint": archive.experts.query_roles, "with_answers": archive.experts.roles}[side]
+            formed = {
+                "matched": roles,
+                "joint": archive.experts.query_roles,
+                "with_answers": archive.experts.roles,
+            }[side]
             has = archive.experts.having(formed)
             z = query.experts.rows(rows[mine]).means(self.fusion, had[mine])
             a = archive.experts.means(self.fusion, has)
@@ -125,7 +138,9 @@ def _experts(models: Sequence[MMVAE], cohort: Cohort, cases: Sequence[Case], cac
     columns = [(part, part.roles.index(role), role) for part in parts for role in part.query_roles]
     names = [role for _, _, role in columns]
     if len(set(names)) != len(names):
-        raise InputError(f"the checkpoints share the roles {sorted({n for n in names if names.count(n) > 1})}; for late fusion give one a role")
+        raise InputError(
+            f"the checkpoints share the roles {sorted({n for n in names if names.count(n) > 1})}; for late fusion give one a role"
+        )
     stack = lambda field: np.stack([getattr(part, field)[:, m] for part, m, _ in columns], 1)  # noqa: E731
     return Experts(tuple(names), (), parts[0].case_ids, stack("mean"), stack("logvar"), stack("present"))
 
@@ -165,13 +180,22 @@ class Table:
             for name in present:
                 made[f"class/{name}/{key}"] = summarise(row.value[names == name], row.chance[names == name])
             known = np.isin(names, present)
-            share = np.array([1 / (names == n).sum() for n in names[known]])[:, None] * known.sum() / max(len(present), 1)
+            share = (
+                np.array([1 / (names == n).sum() for n in names[known]])[:, None]
+                * known.sum()
+                / max(len(present), 1)
+            )
             made[f"macro/{key}"] = summarise(row.value[known] * share, row.chance[known] * share)
         return made
 
 
 def evaluate_fold(
-    models: Sequence[MMVAE], cohort: Cohort, split: Split, headline: str, relevance: Sequence[Mapping], cache: Path | None = None
+    models: Sequence[MMVAE],
+    cohort: Cohort,
+    split: Split,
+    headline: str,
+    relevance: Sequence[Mapping],
+    cache: Path | None = None,
 ) -> dict[str, PerPatient]:
     """Every row of one fold, by patient. Several models must have one query role each."""
     sides = {}
@@ -184,7 +208,9 @@ def evaluate_fold(
             sides[name] = Side.of(cases, _experts(models, cohort, cases, cache), relevance)
     query = sides["test"]
     if not query.cases:
-        raise InputError(f"no test case has the labels {[level['same'] for level in relevance]}; nothing to evaluate")
+        raise InputError(
+            f"no test case has the labels {[level['same'] for level in relevance]}; nothing to evaluate"
+        )
     ranking = Ranking(models[0].fusion, models[0].distance, tuple(relevance))
     several, roles = len(models) > 1, query.experts.query_roles
     archives = {"unseen": query}
@@ -204,25 +230,54 @@ def evaluate_fold(
         rows[key] = by_patient([case.patient for case in cases], value, chance)
 
     everyone = lambda using: np.flatnonzero(query.experts.having(using).any(1))  # noqa: E731
-    rule = choose_late_rule(ranking, sides["validation"], roles) if "validation" in sides and len(sides["validation"].cases) > 1 else "rrf"
+    rule = (
+        choose_late_rule(ranking, sides["validation"], roles)
+        if "validation" in sides and len(sides["validation"].cases) > 1
+        else "rrf"
+    )
     for where, archive in archives.items():
         prefix = "" if where == headline else f"{where}/"
         named = {"full": roles, **groups}
         if several:
             for name, using in named.items():
-                add(f"{prefix}late/{name}", archive, everyone(using), lambda a, w, u=using: ranking.late(query, a, w, u, rule))
+                add(
+                    f"{prefix}late/{name}",
+                    archive,
+                    everyone(using),
+                    lambda a, w, u=using: ranking.late(query, a, w, u, rule),
+                )
             for role in roles:
-                add(f"{prefix}{role}", archive, everyone([role]), lambda a, w, u=role: ranking.table(query, a, w, [u], "matched"))
+                add(
+                    f"{prefix}{role}",
+                    archive,
+                    everyone([role]),
+                    lambda a, w, u=role: ranking.table(query, a, w, [u], "matched"),
+                )
             continue
         for subset in subsets_of(roles):
             which = np.flatnonzero(query.experts.having(subset).sum(1) == len(subset))
-            add(f"{prefix}{key_of(subset)}", archive, which, lambda a, w, u=subset: ranking.table(query, a, w, u, "matched"))
+            add(
+                f"{prefix}{key_of(subset)}",
+                archive,
+                which,
+                lambda a, w, u=subset: ranking.table(query, a, w, u, "matched"),
+            )
         for name, using in named.items():
             which = everyone(using)
-            add(f"{prefix}{name}", archive, which, lambda a, w, u=using: ranking.table(query, a, w, u, "matched"))
+            add(
+                f"{prefix}{name}",
+                archive,
+                which,
+                lambda a, w, u=using: ranking.table(query, a, w, u, "matched"),
+            )
             if where == headline:
                 for side in ("joint", "with_answers"):
-                    add(f"{side}/{name}", archive, which, lambda a, w, u=using, s=side: ranking.table(query, a, w, u, s))
+                    add(
+                        f"{side}/{name}",
+                        archive,
+                        which,
+                        lambda a, w, u=using, s=side: ranking.table(query, a, w, u, s),
+                    )
                 add(f"late/{name}", archive, which, lambda a, w, u=using: ranking.late(query, a, w, u, rule))
     return rows
 
@@ -236,7 +291,9 @@ def evaluate(
     relevance = tuple(cohort.card.relevance)
     if relevance_target is not None:
         if relevance_target not in cohort.card.targets:
-            raise InputError(f"--relevance {relevance_target!r} is no target; card.json lists {list(cohort.card.targets)}")
+            raise InputError(
+                f"--relevance {relevance_target!r} is no target; card.json lists {list(cohort.card.targets)}"
+            )
         relevance = ({"gain": 1, "same": [relevance_target]},)
     if not relevance:
         raise InputError("card.json lists no relevance; give --relevance TARGET or write it into the MAP")
@@ -254,12 +311,18 @@ def evaluate(
     headline = "unseen" if single and test_patients >= UNSEEN_FROM else "training"
     pooled: dict[str, list[PerPatient]] = {}
     for fold, mine in by_fold.items():
-        for key, row in evaluate_fold(mine, cohort, cohort.splits.fold(fold), headline, relevance, cache).items():
+        for key, row in evaluate_fold(
+            mine, cohort, cohort.splits.fold(fold), headline, relevance, cache
+        ).items():
             pooled.setdefault(key, []).append(row)
     rows = {key: pool(parts) for key, parts in pooled.items()}
     counted = [level for level in relevance if level["gain"] >= counts_as_relevant(relevance)]
     target = min(counted, key=lambda level: level["gain"])["same"]
-    classes = {case.patient: str(case.labels[target[0]]) for case in cohort.cases if len(target) == 1 and target[0] in case.labels}
+    classes = {
+        case.patient: str(case.labels[target[0]])
+        for case in cohort.cases
+        if len(target) == 1 and target[0] in case.labels
+    }
     protocol = {
         "archive": headline,
         "queries": "test",
@@ -268,7 +331,8 @@ def evaluate(
         "relevance": list(relevance),
         "bootstrap": {"draws": 2000, "unit": "patient", "interval": 0.95},
         "distance": [model.distance for model in models],
-        "supervision": sorted({s for m in models for r, s in m.supervision.items() if s != "none"}) or ["none"],
+        "supervision": sorted({s for m in models for r, s in m.supervision.items() if s != "none"})
+        or ["none"],
         "weights": {role: weight for model in models for role, weight in model.weight_of.items()},
         "phantom": cohort.card.phantom,
         "metrics": list(METRICS),
@@ -278,7 +342,9 @@ def evaluate(
 
 def pool(parts: Sequence[PerPatient]) -> PerPatient:
     """Folds side by side: a patient is a test patient once."""
-    order = sorted((patient, part, row) for part, one in enumerate(parts) for row, patient in enumerate(one.patients))
+    order = sorted(
+        (patient, part, row) for part, one in enumerate(parts) for row, patient in enumerate(one.patients)
+    )
     value = np.stack([parts[part].value[row] for _, part, row in order])
     chance = np.stack([parts[part].chance[row] for _, part, row in order])
     return PerPatient(tuple(patient for patient, _, _ in order), value, chance)
@@ -288,4 +354,6 @@ def average(seeds: Sequence[PerPatient]) -> PerPatient:
     """A patient's value averaged over seeds; all rank the same patients."""
     if any(one.patients != seeds[0].patients for one in seeds):
         raise InputError("the seeds ranked different patients; they must share splits")
-    return PerPatient(seeds[0].patients, np.mean([one.value for one in seeds], 0), np.mean([one.chance for one in seeds], 0))
+    return PerPatient(
+        seeds[0].patients, np.mean([one.value for one in seeds], 0), np.mean([one.chance for one in seeds], 0)
+    )

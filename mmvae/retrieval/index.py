@@ -17,7 +17,20 @@ from mmvae.latent.fusion import Fusion
 from mmvae.modality import from_plain
 from mmvae.retrieval.embed import Embedding, Experts
 
-NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "beegfs", "ceph", "9p", "afs", "gpfs")
+NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "fuse.sshfs",
+    "lustre",
+    "beegfs",
+    "ceph",
+    "9p",
+    "afs",
+    "gpfs",
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cases (
@@ -59,7 +72,9 @@ class Index:
         """
         root = Path(root)
         if not (root / "index.sqlite").is_file():
-            raise InputError(f"{root} is no index: it has no index.sqlite. Make one with `mmvae index build E --out {root}`.")
+            raise InputError(
+                f"{root} is no index: it has no index.sqlite. Make one with `mmvae index build E --out {root}`."
+            )
         return cls(root)
 
     @classmethod
@@ -93,8 +108,12 @@ class Index:
     def _fill(self, embedding: Embedding) -> None:
         with self._transaction() as db:
             db.executescript("BEGIN;" + _SCHEMA)
-            meta = {name: value for name, value in embedding.meta.items() if name not in ("case_ids", "facts")}
-            db.executemany("INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in meta.items()])
+            meta = {
+                name: value for name, value in embedding.meta.items() if name not in ("case_ids", "facts")
+            }
+            db.executemany(
+                "INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in meta.items()]
+            )
             db.execute("INSERT INTO meta VALUES ('generation', '0')")
             self._insert(db, embedding)
         shutil.copyfile(embedding.root / "model.ckpt", self.root / "model.ckpt")
@@ -144,7 +163,12 @@ class Index:
             try:
                 cursor = db.execute(
                     "INSERT INTO cases (case_id, patient, facts, mean) VALUES (?, ?, ?, ?)",
-                    (case_id, facts["patient"], json.dumps(facts), embedding.means[n].astype("<f4").tobytes()),
+                    (
+                        case_id,
+                        facts["patient"],
+                        json.dumps(facts),
+                        embedding.means[n].astype("<f4").tobytes(),
+                    ),
                 )
             except sqlite3.IntegrityError as error:
                 raise InputError(
@@ -153,7 +177,13 @@ class Index:
             db.executemany(
                 "INSERT INTO experts VALUES (?, ?, ?, ?, ?)",
                 [
-                    (cursor.lastrowid, role, int(role in answers), experts.mean[n, m].astype("<f4").tobytes(), experts.logvar[n, m].astype("<f4").tobytes())
+                    (
+                        cursor.lastrowid,
+                        role,
+                        int(role in answers),
+                        experts.mean[n, m].astype("<f4").tobytes(),
+                        experts.logvar[n, m].astype("<f4").tobytes(),
+                    )
                     for m, role in enumerate(experts.roles)
                     if experts.present[n, m]
                 ],
@@ -214,7 +244,9 @@ class Index:
         with self._reading() as db:
             rows = db.execute("SELECT id, mean FROM cases ORDER BY id").fetchall()
         width = len(rows[0][1]) // 4 if rows else 0
-        return [key for key, _ in rows], np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(len(rows), width)
+        return [key for key, _ in rows], np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(
+            len(rows), width
+        )
 
     def experts(self, roles: Sequence[str]) -> tuple[list[int], Experts]:
         """Keys and experts of these roles of every case."""
@@ -223,7 +255,9 @@ class Index:
         marks = ",".join("?" * len(order))
         with self._reading() as db:
             ids = db.execute("SELECT id, case_id FROM cases ORDER BY id").fetchall()
-            rows = db.execute(f"SELECT id, role, mean, logvar FROM experts WHERE role IN ({marks})", order).fetchall()
+            rows = db.execute(
+                f"SELECT id, role, mean, logvar FROM experts WHERE role IN ({marks})", order
+            ).fetchall()
             width = db.execute("SELECT length(mean) / 4 FROM cases LIMIT 1").fetchone()
         width = width[0] if width else 0
         place, column = {key: n for n, (key, _) in enumerate(ids)}, {role: m for m, role in enumerate(order)}
@@ -233,4 +267,6 @@ class Index:
             n, m = place[key], column[role]
             mean[n, m], logvar[n, m], present[n, m] = np.frombuffer(a, "<f4"), np.frombuffer(b, "<f4"), True
         answers = tuple(role for role in order if role in meta["answer_roles"])
-        return [key for key, _ in ids], Experts(tuple(order), answers, tuple(case_id for _, case_id in ids), mean, logvar, present)
+        return [key for key, _ in ids], Experts(
+            tuple(order), answers, tuple(case_id for _, case_id in ids), mean, logvar, present
+        )

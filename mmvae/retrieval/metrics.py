@@ -39,11 +39,18 @@ def labelled(labels: Sequence[Mapping], relevance: Sequence[Mapping]) -> Bool[np
 
 def counts_as_relevant(relevance: Sequence[Mapping]) -> float:
     """The smallest gain that P@k and mAP count: 2, or any where the list holds one gain."""
-    return 2.0 if len({level["gain"] for level in relevance}) > 1 else float(min(level["gain"] for level in relevance))
+    return (
+        2.0
+        if len({level["gain"] for level in relevance}) > 1
+        else float(min(level["gain"] for level in relevance))
+    )
 
 
 def score(
-    distance: Float[np.ndarray, "Q N"], gain: Float[np.ndarray, "Q N"], allowed: Bool[np.ndarray, "Q N"], at_least: float
+    distance: Float[np.ndarray, "Q N"],
+    gain: Float[np.ndarray, "Q N"],
+    allowed: Bool[np.ndarray, "Q N"],
+    at_least: float,
 ) -> tuple[Float[np.ndarray, "Q F"], Float[np.ndarray, "Q F"]]:
     """Each query's metrics, and their expectation under a random order (columns: METRICS); NaN where undefined.
 
@@ -70,7 +77,9 @@ def score(
         got = (power(sorted_gain[:, :10]) * discount[: ideal_gain.shape[1]]).sum(1)
         value[:, 4] = np.where(ideal > 0, got / ideal, np.nan)
         mean_power = (power(sorted_gain) * (np.arange(distance.shape[1]) < size[:, None])).sum(1) / size
-        reach = (discount[None, : ideal_gain.shape[1]] * (np.arange(ideal_gain.shape[1]) < size[:, None])).sum(1)
+        reach = (
+            discount[None, : ideal_gain.shape[1]] * (np.arange(ideal_gain.shape[1]) < size[:, None])
+        ).sum(1)
         chance[:, 4] = np.where(ideal > 0, mean_power * reach / ideal, np.nan)
     value[size == 0] = chance[size == 0] = np.nan
     return value, chance
@@ -100,10 +109,13 @@ class PerPatient:
     chance: Float[np.ndarray, "P F"]
 
 
-def by_patient(patients: Sequence[str], value: Float[np.ndarray, "Q F"], chance: Float[np.ndarray, "Q F"]) -> PerPatient:
+def by_patient(
+    patients: Sequence[str], value: Float[np.ndarray, "Q F"], chance: Float[np.ndarray, "Q F"]
+) -> PerPatient:
     """The mean over each patient's queries, patients sorted."""
     names = sorted(set(patients))
     row = np.array([names.index(p) for p in patients], int)
+
     def mean(x):
         out = np.full((len(names), x.shape[1]), np.nan)
         for n in range(len(names)):
@@ -112,6 +124,7 @@ def by_patient(patients: Sequence[str], value: Float[np.ndarray, "Q F"], chance:
             total = np.where(known, mine, 0).sum(0)
             out[n] = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
         return out
+
     return PerPatient(tuple(names), mean(value), mean(chance))
 
 
@@ -121,7 +134,9 @@ def resamples(count: int, seed: int = 0) -> Int[np.ndarray, "S P"]:
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS)
 
 
-def summarise(value: Float[np.ndarray, "P F"], chance: Float[np.ndarray, "P F"], seed: int = 0) -> dict[str, dict]:
+def summarise(
+    value: Float[np.ndarray, "P F"], chance: Float[np.ndarray, "P F"], seed: int = 0
+) -> dict[str, dict]:
     """Mean over patients, 95 % percentile interval from resampled patients, chance and n, for each metric; null where undefined."""
     made = {}
     for column, name in enumerate(METRICS):
@@ -131,8 +146,16 @@ def summarise(value: Float[np.ndarray, "P F"], chance: Float[np.ndarray, "P F"],
             made[name] = {"value": None, "low": None, "high": None, "chance": None, "n": 0}
             continue
         low, high = np.percentile(resamples(n, seed) @ x / n, [2.5, 97.5])
-        expected = float(np.nanmean(chance[known, column])) if not np.isnan(chance[known, column]).all() else None
-        made[name] = {"value": float(x.mean()), "low": float(low), "high": float(high), "chance": expected, "n": n}
+        expected = (
+            float(np.nanmean(chance[known, column])) if not np.isnan(chance[known, column]).all() else None
+        )
+        made[name] = {
+            "value": float(x.mean()),
+            "low": float(low),
+            "high": float(high),
+            "chance": expected,
+            "n": n,
+        }
     return made
 
 

@@ -35,14 +35,21 @@ class RetrievalMonitor(Callback):
         cohort, by_distance = data.cohort, {}
         cases = [case for case in data.cases("validation") if case.case_id in means]
         relevance = cohort.card.relevance
-        usable = labelled([case.labels for case in cases], relevance) if relevance else np.zeros(len(cases), bool)
+        usable = (
+            labelled([case.labels for case in cases], relevance) if relevance else np.zeros(len(cases), bool)
+        )
         cases = [case for case, good in zip(cases, usable) if good]
         if len(cases) > 1:
             z = torch.stack([means[case.case_id] for case in cases])
             labels, patients = [case.labels for case in cases], np.array([case.patient for case in cases])
             gain = gains(labels, labels, relevance)
             for name, distance in DISTANCES.items():
-                value, _ = score(distance(z, z).numpy(), gain, patients[:, None] != patients[None], counts_as_relevant(relevance))
+                value, _ = score(
+                    distance(z, z).numpy(),
+                    gain,
+                    patients[:, None] != patients[None],
+                    counts_as_relevant(relevance),
+                )
                 known = ~np.isnan(value)
                 by_distance[name] = np.where(known, value, 0).sum(0) / np.maximum(known.sum(0), 1)
         if not by_distance and not self._told and trainer.is_global_zero:

@@ -10,14 +10,37 @@ from jaxtyping import Float
 def subset_curve(metrics: Mapping, path: Path, metric: str = "mAP") -> None:
     """Each subset's value over its number of roles, their mean, `full`, and chance."""
     plt = _pyplot()
-    points = [(key.count("+") + 1, metrics[key][metric]) for key in metrics if "/" not in key and key not in ("full", "protocol", "fingerprint")]
+    points = [
+        (key.count("+") + 1, metrics[key][metric])
+        for key in metrics
+        if "/" not in key and key not in ("full", "protocol", "fingerprint")
+    ]
     points = [(n, m) for n, m in points if m["value"] is not None]
     figure, axes = plt.subplots(figsize=(6.4, 4))
     sizes = sorted({n for n, _ in points})
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(points))
-    axes.scatter([n + j for (n, _), j in zip(points, jitter)], [m["value"] for _, m in points], s=18, color="#4878a8", alpha=0.6, label="one subset")
-    axes.plot(sizes, [np.mean([m["value"] for n, m in points if n == s]) for s in sizes], color="#1f3a5f", marker="o", label="mean")
-    axes.plot(sizes, [np.mean([m["chance"] for n, m in points if n == s]) for s in sizes], color="#999999", ls=":", label="chance")
+    axes.scatter(
+        [n + j for (n, _), j in zip(points, jitter)],
+        [m["value"] for _, m in points],
+        s=18,
+        color="#4878a8",
+        alpha=0.6,
+        label="one subset",
+    )
+    axes.plot(
+        sizes,
+        [np.mean([m["value"] for n, m in points if n == s]) for s in sizes],
+        color="#1f3a5f",
+        marker="o",
+        label="mean",
+    )
+    axes.plot(
+        sizes,
+        [np.mean([m["chance"] for n, m in points if n == s]) for s in sizes],
+        color="#999999",
+        ls=":",
+        label="chance",
+    )
     full = metrics["full"][metric]
     axes.axhspan(full["low"], full["high"], color="#c06020", alpha=0.15)
     axes.axhline(full["value"], color="#c06020", lw=1, label="full, 95 %")
@@ -29,7 +52,11 @@ def subset_curve(metrics: Mapping, path: Path, metric: str = "mAP") -> None:
 def by_class(metrics: Mapping, path: Path, metric: str = "P@5") -> None:
     """The metric of each class's queries with its interval, and chance."""
     plt = _pyplot()
-    found = {key.split("/")[1]: m[metric] for key, m in metrics.items() if key.startswith("class/") and key.endswith("/full")}
+    found = {
+        key.split("/")[1]: m[metric]
+        for key, m in metrics.items()
+        if key.startswith("class/") and key.endswith("/full")
+    }
     found = {name: m for name, m in found.items() if m["value"] is not None}
     if not found:
         return

@@ -14,12 +14,18 @@ from mmvae.retrieval.evaluate import evaluate
 from mmvae.retrieval.plots import by_class, space_map, subset_curve
 
 
-def write_evaluation(models: Sequence[MMVAE], cohort: Cohort, out: Path, relevance: str | None = None) -> dict:
+def write_evaluation(
+    models: Sequence[MMVAE], cohort: Cohort, out: Path, relevance: str | None = None
+) -> dict:
     """Writes metrics.json and plots into `out`; returns the metrics."""
     if out.exists():
         raise InputError(f"{out} exists already; name a folder that does not, or remove it")
     table = evaluate(models, cohort, relevance)
-    metrics = {**table.metrics(), "protocol": dict(table.protocol), "fingerprint": [m.fingerprint() for m in models]}
+    metrics = {
+        **table.metrics(),
+        "protocol": dict(table.protocol),
+        "fingerprint": [m.fingerprint() for m in models],
+    }
     beside = out.with_name(f".{out.name}.writing")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -31,7 +37,11 @@ def write_evaluation(models: Sequence[MMVAE], cohort: Cohort, out: Path, relevan
             # The map is of one model's space; with folds, of the first's test patients.
             model = models[0]
             fold = cohort.splits.fold(model.data_identity.get("fold"))
-            cases = [case for case in cohort.cases if case.patient in set(fold.test) and case.patient in table.classes]
+            cases = [
+                case
+                for case in cohort.cases
+                if case.patient in set(fold.test) and case.patient in table.classes
+            ]
             if len(cases) > 2:
                 experts = embed(model, cohort, cases)
                 means = experts.means(model.fusion, experts.having(experts.query_roles))

@@ -50,7 +50,9 @@ def query_from_index(index: Index, case_id: str) -> tuple[Experts, str]:
     """Experts and patient of a case that the index holds."""
     _, experts = index.experts(index.meta()["roles"])
     if case_id not in experts.case_ids:
-        raise InputError(f"the index holds no case {case_id!r} (it holds {len(experts.case_ids)}); give --cohort to query by a case of a cohort")
+        raise InputError(
+            f"the index holds no case {case_id!r} (it holds {len(experts.case_ids)}); give --cohort to query by a case of a cohort"
+        )
     row = experts.case_ids.index(case_id)
     _, facts = index.facts()
     return experts.rows(np.array([row])), facts[row]["patient"]
@@ -88,25 +90,37 @@ def search(
     for role in using or ():
         if role not in meta["roles"]:
             raise InputError(f"--using {role!r} is no role of this index; it has {meta['roles']}")
-    wanted = [role for role in meta["roles"] if role in (using or [r for r in meta["roles"] if r not in meta["answer_roles"]])]
+    wanted = [
+        role
+        for role in meta["roles"]
+        if role in (using or [r for r in meta["roles"] if r not in meta["answer_roles"]])
+    ]
     here = query.having(wanted)
     if not here.any():
         has = [role for role, there in zip(query.roles, query.present[0]) if there]
-        raise EmptyQuery(f"the query has none of {wanted}; it has {has or 'nothing that this model reads'}. Give other --using roles.")
+        raise EmptyQuery(
+            f"the query has none of {wanted}; it has {has or 'nothing that this model reads'}. Give other --using roles."
+        )
     roles = [role for role, there in zip(query.roles, here[0]) if there]
     fusion = index.fusion
     z = query.means(fusion, here)
     total = index.count()
     joint_of_all = archive == "joint" and where is None
     if engine == "usearch" and not joint_of_all:
-        raise InputError("usearch holds the joint posterior means and cannot filter; use it with --archive joint and without --where")
+        raise InputError(
+            "usearch holds the joint posterior means and cannot filter; use it with --archive joint and without --where"
+        )
     keys, facts = index.facts()
     keep = np.array([where is None or where(fact["record"]) for fact in facts], bool)
     left = int(keep.sum())
     if left == 0:
         raise InputError(f"the filter leaves none of the archive's {total} cases; widen --where")
     keep &= np.array([fact["patient"] != patient for fact in facts], bool)
-    formed = {"matched": roles, "joint": [r for r in meta["roles"] if r not in meta["answer_roles"]], "with_answers": meta["roles"]}[archive]
+    formed = {
+        "matched": roles,
+        "joint": [r for r in meta["roles"] if r not in meta["answer_roles"]],
+        "with_answers": meta["roles"],
+    }[archive]
     place = {key: n for n, key in enumerate(keys)}
     approximate = engine == "usearch" or (engine == "auto" and joint_of_all and total >= ASKED_FROM)
     if approximate:
@@ -114,7 +128,9 @@ def search(
         chosen = np.array([place[key] for key in nearest(index, z[0], k + own) if keep[place[key]]], int)[:k]
         _, means = index.means()
         distance = np.full(total, np.inf)
-        distance[chosen] = DISTANCES[meta["distance"]](torch.from_numpy(z), torch.from_numpy(means[chosen].copy())).numpy()[0]
+        distance[chosen] = DISTANCES[meta["distance"]](
+            torch.from_numpy(z), torch.from_numpy(means[chosen].copy())
+        ).numpy()[0]
         chosen = chosen[np.argsort(distance[chosen], kind="stable")]
         _, experts = index.experts(roles)
         present = experts.present

@@ -37,7 +37,9 @@ def _pictures(case: Case, data: CaseDataset) -> str:
             continue
         view = data.view(case, role)
         if not recipe.present(view):
-            figures.append(f"<figure><div class=absent>no {html.escape(role)}</div><figcaption>{html.escape(role)}</figcaption></figure>")
+            figures.append(
+                f"<figure><div class=absent>no {html.escape(role)}</div><figcaption>{html.escape(role)}</figcaption></figure>"
+            )
             continue
         shown = recipe.render(view)
         if isinstance(shown, Image):
@@ -53,7 +55,9 @@ def _words(case: Case, data: CaseDataset) -> str:
     for role in data.answer_roles:
         view = data.view(case, role)
         if data.modalities[role].present(view):
-            said.append(f"<details><summary>{html.escape(role)} (not part of the query)</summary>{html.escape(str(data.modalities[role].render(view)))}</details>")
+            said.append(
+                f"<details><summary>{html.escape(role)} (not part of the query)</summary>{html.escape(str(data.modalities[role].render(view)))}</details>"
+            )
     return "".join(said)
 
 
@@ -66,7 +70,11 @@ def _answer(answered: Answered, data: CaseDataset, target: str, number: int) -> 
         case = data.cohort.case(neighbour.case_id)
         label = str(neighbour.labels.get(target, "no label"))
         same = "same" if label == str(mine) else "other"
-        lacks = f"<p class=note>lacks {html.escape(', '.join(neighbour.missing))}</p>" if neighbour.missing else ""
+        lacks = (
+            f"<p class=note>lacks {html.escape(', '.join(neighbour.missing))}</p>"
+            if neighbour.missing
+            else ""
+        )
         source = html.escape(neighbour.label_source.get(target, ""))
         cards.append(
             f"<div class=case><h3>{rank}. <span class={same}>{html.escape(label)}</span></h3><p class=note>distance {neighbour.distance:.3f}; "
@@ -87,9 +95,15 @@ def _metric_rows(metrics: Mapping, keys: Sequence[str]) -> str:
             if m["value"] is None:
                 cells.append("<td>–</td>")
                 continue
-            chance = "" if key.startswith("paired/") else f"<br><span class=note>chance {m['chance']:.3f}</span>"
-            cells.append(f"<td>{m['value']:.3f} <span class=note>({m['low']:.3f}–{m['high']:.3f})</span>{chance}</td>")
-        rows.append(f"<tr><th>{html.escape(key)}</th>{''.join(cells)}<td>{metrics[key]['mAP']['n']}</td></tr>")
+            chance = (
+                "" if key.startswith("paired/") else f"<br><span class=note>chance {m['chance']:.3f}</span>"
+            )
+            cells.append(
+                f"<td>{m['value']:.3f} <span class=note>({m['low']:.3f}–{m['high']:.3f})</span>{chance}</td>"
+            )
+        rows.append(
+            f"<tr><th>{html.escape(key)}</th>{''.join(cells)}<td>{metrics[key]['mAP']['n']}</td></tr>"
+        )
     return "".join(rows)
 
 
@@ -99,9 +113,23 @@ def write_page(
 ) -> None:  # fmt: skip
     """Writes the page; pictures and plots are inside it."""
     data = CaseDataset(cohort, list(cohort.cases), model.modalities, model.answer_roles)
-    singles = sorted(key for key in metrics if "/" not in key and "+" not in key and key not in ("full", "protocol", "fingerprint"))
+    singles = sorted(
+        key
+        for key in metrics
+        if "/" not in key and "+" not in key and key not in ("full", "protocol", "fingerprint")
+    )
     groups = sorted(key for key in metrics if key.startswith("group/"))
-    keys = ["full", *groups, *singles, "late/full", "joint/full", "with_answers/full", "training/full", *(f"paired/full-{s}" for s in singles), "paired/full-late/full"]
+    keys = [
+        "full",
+        *groups,
+        *singles,
+        "late/full",
+        "joint/full",
+        "with_answers/full",
+        "training/full",
+        *(f"paired/full-{s}" for s in singles),
+        "paired/full-late/full",
+    ]
     pictures = "".join(
         f"<figure><img alt='{html.escape(name)}' src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}'><figcaption class=note>{html.escape(name)}</figcaption></figure>"
         for name, path in plots.items()

@@ -18,7 +18,15 @@ from mmvae.latent.gaussian import Gaussian, masked_sum
 from mmvae.modality import Modality, TrainingViews, from_plain, to_plain
 
 LATENT = 6
-_HEAVY = ("sentence_transformers", "transformers", "torchio", "SimpleITK", "lightning", "wandb", "matplotlib.pyplot")
+_HEAVY = (
+    "sentence_transformers",
+    "transformers",
+    "torchio",
+    "SimpleITK",
+    "lightning",
+    "wandb",
+    "matplotlib.pyplot",
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,13 @@ class Subject:
 def recipe_is_plain(subject: Subject) -> None:
     """A recipe is a frozen dataclass, hashable, picklable, every field with a default."""
     for recipe in (subject.recipe, subject.fitted()):
-        assert dataclasses.is_dataclass(recipe) and type(recipe).__dataclass_params__.frozen, "the recipe must be a frozen dataclass"
+        assert dataclasses.is_dataclass(recipe) and type(recipe).__dataclass_params__.frozen, (
+            "the recipe must be a frozen dataclass"
+        )
         for f in dataclasses.fields(recipe):
-            assert f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING, f"field {f.name} has no default"
+            assert f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING, (
+                f"field {f.name} has no default"
+            )
         assert pickle.loads(pickle.dumps(recipe)) == recipe, "the recipe must be equal after pickling"
         hash(recipe)
 
@@ -69,9 +81,15 @@ def blank_has_the_shape_of_every_read(subject: Subject) -> None:
     assert not blank.mask.any() and not blank.value.any(), "blank() must be zeros with mask False"
     for view in (*subject.training, *subject.held_out):
         seen = fitted.read(view)
-        assert seen.value.shape == blank.value.shape, f"read gives {tuple(seen.value.shape)}, blank {tuple(blank.value.shape)}"
-        assert seen.mask.shape == blank.mask.shape, f"read's mask is {tuple(seen.mask.shape)}, blank's {tuple(blank.mask.shape)}"
-        assert seen.value.shape[: seen.mask.dim()] == seen.mask.shape, "value.shape must begin with mask.shape"
+        assert seen.value.shape == blank.value.shape, (
+            f"read gives {tuple(seen.value.shape)}, blank {tuple(blank.value.shape)}"
+        )
+        assert seen.mask.shape == blank.mask.shape, (
+            f"read's mask is {tuple(seen.mask.shape)}, blank's {tuple(blank.mask.shape)}"
+        )
+        assert seen.value.shape[: seen.mask.dim()] == seen.mask.shape, (
+            "value.shape must begin with mask.shape"
+        )
 
 
 def read_is_deterministic_and_finite(subject: Subject) -> None:
@@ -81,7 +99,9 @@ def read_is_deterministic_and_finite(subject: Subject) -> None:
         assert fitted.present(view), "the subject's views must be present"
         a, b = fitted.read(view), fitted.read(view)
         assert a.value.dtype == torch.float32 and a.mask.dtype == torch.bool, "expected float32 and bool"
-        assert torch.equal(a.mask, b.mask) and torch.equal(a.clean().value, b.clean().value), "two reads differ"
+        assert torch.equal(a.mask, b.mask) and torch.equal(a.clean().value, b.clean().value), (
+            "two reads differ"
+        )
         assert torch.isfinite(a.clean().value).all(), "a measured value is not finite"
         assert a.mask.any(), "nothing is measured in a view that is present"
 
@@ -101,7 +121,9 @@ def fitted_uses_only_the_training_views(subject: Subject) -> None:
     finally:
         for path in hidden:
             path.with_name(path.name + ".hidden").rename(path)
-    assert first.fitted(TrainingViews(subject.card, tuple(subject.training))) == first, "a fitted recipe changes when fitted again"
+    assert first.fitted(TrainingViews(subject.card, tuple(subject.training))) == first, (
+        "a fitted recipe changes when fitted again"
+    )
 
 
 def expert_has_a_row_a_case(subject: Subject) -> None:
@@ -112,9 +134,13 @@ def expert_has_a_row_a_case(subject: Subject) -> None:
     absent = Observation(torch.stack([blank.value] * 2), torch.stack([blank.mask] * 2))
     for seen in (subject.batch(1, fitted), subject.batch(3, fitted), absent):
         expert = encoder(seen.value, seen.mask)
-        assert isinstance(expert, Gaussian), f"the encoder gives a {type(expert).__name__}, expected a Gaussian"
+        assert isinstance(expert, Gaussian), (
+            f"the encoder gives a {type(expert).__name__}, expected a Gaussian"
+        )
         for part in (expert.mean, expert.logvar):
-            assert part.shape == (len(seen.value), LATENT), f"expected {(len(seen.value), LATENT)}, found {tuple(part.shape)}"
+            assert part.shape == (len(seen.value), LATENT), (
+                f"expected {(len(seen.value), LATENT)}, found {tuple(part.shape)}"
+            )
             assert torch.isfinite(part).all(), "the expert is not finite"
 
 
@@ -124,21 +150,26 @@ def log_prob_has_the_mask_s_shape(subject: Subject) -> None:
     for count in (1, 3):
         seen = subject.batch(count, fitted)
         score = fitted.decoder(LATENT)(torch.randn(count, LATENT)).log_prob(seen.value)
-        assert score.shape == seen.mask.shape, f"log_prob is {tuple(score.shape)}, the mask {tuple(seen.mask.shape)}"
+        assert score.shape == seen.mask.shape, (
+            f"log_prob is {tuple(score.shape)}, the mask {tuple(seen.mask.shape)}"
+        )
 
 
 def what_is_masked_changes_nothing(subject: Subject) -> None:
     """NaN under the mask changes neither augmentation, nor expert, nor score, nor any gradient."""
     fitted = subject.fitted()
     one = fitted.read(subject.training[0])
-    mask = one.mask.clone()
+    mask = one.mask.clone(memory_format=torch.contiguous_format)  # an expanded mask has no memory of its own
     flat = mask.reshape(-1)
     flat[: max(1, flat.numel() // 3)] = False if flat.numel() > 1 else flat[0]
     event = one.value.dim() - one.mask.dim()
     dirty = torch.where(mask[(...,) + (None,) * event], one.value, float("nan"))
     clean = Observation(one.value, mask).clean()
     motion = Motion((5.0, 0.0, 0.0), (2.0, 0.0, 0.0), 1.05)
-    moved = [fitted.augment(o, motion, torch.Generator().manual_seed(1)).clean() for o in (clean, Observation(dirty, mask))]
+    moved = [
+        fitted.augment(o, motion, torch.Generator().manual_seed(1)).clean()
+        for o in (clean, Observation(dirty, mask))
+    ]
     assert torch.equal(moved[0].mask, moved[1].mask), "NaN under the mask changes the augmented mask"
     assert torch.equal(moved[0].value, moved[1].value), "NaN under the mask spreads by augmentation"
     encoder, decoder = fitted.encoder(LATENT), fitted.decoder(LATENT)
@@ -167,7 +198,9 @@ def expert_ignores_batch_mates(subject: Subject) -> None:
     whole = encoder(together.value, together.mask)
     for row in range(3):
         alone = encoder(together.value[row : row + 1], together.mask[row : row + 1])
-        torch.testing.assert_close(alone.mean[0], whole.mean[row], atol=1e-4, rtol=1e-4, msg="an expert depends on its batch-mates")
+        torch.testing.assert_close(
+            alone.mean[0], whole.mean[row], atol=1e-4, rtol=1e-4, msg="an expert depends on its batch-mates"
+        )
 
 
 def likelihood_is_normalised(subject: Subject) -> None:
@@ -187,11 +220,17 @@ def likelihood_is_normalised(subject: Subject) -> None:
         # A grid about each element's own mean, wide for heavy tails; or the sum over the non-negative integers.
         density = sum(at(distribution.mean + step) * 0.02 for step in torch.linspace(-40, 40, 4001))
         # A distribution that can list its support is summed over that; torch's discrete ones score other values as they like.
-        listed = distribution.enumerate_support(expand=False).flatten().tolist() if distribution.has_enumerate_support else range(256)
+        listed = (
+            distribution.enumerate_support(expand=False).flatten().tolist()
+            if distribution.has_enumerate_support
+            else range(256)
+        )
         mass = sum(at(torch.full_like(seen.value, float(n))) for n in listed)
         best = torch.stack([(density - 1).abs(), (mass - 1).abs()]).amin(0)
     worst = int(best.argmax())
-    assert best[worst] < 0.02, f"an element's likelihood sums to {density[worst]:.3g} as a density and {mass[worst]:.3g} as a mass, expected 1"
+    assert best[worst] < 0.02, (
+        f"an element's likelihood sums to {density[worst]:.3g} as a density and {mass[worst]:.3g} as a mass, expected 1"
+    )
 
 
 def _events_are_normalised(distribution, seen: Observation) -> None:
@@ -202,7 +241,9 @@ def _events_are_normalised(distribution, seen: Observation) -> None:
     reference = torch.distributions.Normal(mean, std).log_prob(flat).sum(-1)
     log_p = distribution.log_prob(samples).reshape(len(samples), -1).sum(-1)
     ratio = (reference.double() - log_p.double()).exp()
-    assert abs(float(ratio.mean()) - 1) < 0.1, f"the event's likelihood integrates to {1 / float(ratio.mean()):.3g}, expected 1"
+    assert abs(float(ratio.mean()) - 1) < 0.1, (
+        f"the event's likelihood integrates to {1 / float(ratio.mean()):.3g}, expected 1"
+    )
 
 
 def every_parameter_learns(subject: Subject) -> None:
@@ -217,7 +258,9 @@ def every_parameter_learns(subject: Subject) -> None:
     loss.backward()
     for name, module in (("encoder", encoder), ("decoder", decoder)):
         for parameter, tensor in module.named_parameters():
-            assert tensor.grad is not None and torch.isfinite(tensor.grad).all(), f"{name}.{parameter} has no finite gradient"
+            assert tensor.grad is not None and torch.isfinite(tensor.grad).all(), (
+                f"{name}.{parameter} has no finite gradient"
+            )
             assert tensor.grad.abs().sum() > 0, f"{name}.{parameter} never learns: its gradient is zero"
 
 
@@ -232,7 +275,9 @@ def render_shows_and_tells_no_identifier(subject: Subject) -> None:
                 said = str(shown.info)
             else:
                 said = shown
-                assert isinstance(shown, str) and shown.strip(), "render gives neither a picture nor a sentence"
+                assert isinstance(shown, str) and shown.strip(), (
+                    "render gives neither a picture nor a sentence"
+                )
             for identifier in subject.identifiers:
                 assert identifier.lower() not in said.lower(), "render shows an identifier"
 
@@ -240,7 +285,9 @@ def render_shows_and_tells_no_identifier(subject: Subject) -> None:
 def yaml_round_trip_is_equal(subject: Subject) -> None:
     """The recipe, bare and fitted, is equal after YAML."""
     for recipe in (subject.recipe, subject.fitted()):
-        assert from_plain(yaml.safe_load(yaml.safe_dump(to_plain(recipe)))) == recipe, "the recipe differs after YAML"
+        assert from_plain(yaml.safe_load(yaml.safe_dump(to_plain(recipe)))) == recipe, (
+            "the recipe differs after YAML"
+        )
 
 
 def import_is_light(subject: Subject) -> None:
@@ -248,14 +295,18 @@ def import_is_light(subject: Subject) -> None:
     module = type(subject.recipe).__module__
     code = f"import sys, {module}; print(*[m for m in {_HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{module} cannot be imported on its own: {done.stderr.strip().splitlines()[-1:]}"
+    assert done.returncode == 0, (
+        f"{module} cannot be imported on its own: {done.stderr.strip().splitlines()[-1:]}"
+    )
     assert not done.stdout.strip(), f"importing {module} imports {done.stdout.strip()}"
 
 
 def entry_point_is_declared(subject: Subject) -> None:
     """The class is registered in the group `mmvae.modalities`."""
     path = f"{type(subject.recipe).__module__}:{type(subject.recipe).__qualname__}"
-    assert path in {one.path for one in installed().values()}, f"no installed distribution registers {path} in mmvae.modalities"
+    assert path in {one.path for one in installed().values()}, (
+        f"no installed distribution registers {path} in mmvae.modalities"
+    )
 
 
 def augment_obeys_motion_and_seed(subject: Subject) -> None:
@@ -266,12 +317,20 @@ def augment_obeys_motion_and_seed(subject: Subject) -> None:
     generator = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     a, b = (fitted.augment(seen, motion, generator()) for _ in range(2))
     assert a.value.shape == seen.value.shape and a.mask.shape == seen.mask.shape, "augment changes the shape"
-    assert torch.equal(a.value, b.value) and torch.equal(a.mask, b.mask), "augment differs for one motion and seed"
+    assert torch.equal(a.value, b.value) and torch.equal(a.mask, b.mask), (
+        "augment differs for one motion and seed"
+    )
     assert torch.isfinite(a.clean().value).all(), "augment makes a measured value infinite"
     if seen.mask.dim() == 4:
         flipped = fitted.augment(seen, Motion(flip=True), generator())
         by_hand = fitted.augment(Observation(seen.value.flip(-1), seen.mask.flip(-1)), Motion(), generator())
-        torch.testing.assert_close(flipped.clean().value, by_hand.clean().value, atol=1e-3, rtol=1e-3, msg="a flip does not mirror left and right")
+        torch.testing.assert_close(
+            flipped.clean().value,
+            by_hand.clean().value,
+            atol=1e-3,
+            rtol=1e-3,
+            msg="a flip does not mirror left and right",
+        )
         still = fitted.augment(seen, Motion(), generator()).clean().value
         assert not torch.allclose(still, a.clean().value, atol=1e-3), "augment ignores the motion"
 
@@ -288,7 +347,11 @@ def passes_through_the_model(subject: Subject) -> None:
         batch = Batch({"role": seen}, present, ("a", "b", "c"))
         experts, _ = model.experts(batch)
         score = model.log_likelihoods(batch, torch.randn(2, 3, LATENT))
-        assert score.shape == (2, 3, 1) and torch.isfinite(score).all() and bool(torch.isfinite(experts.mean).all()), "the model cannot use it"
+        assert (
+            score.shape == (2, 3, 1)
+            and torch.isfinite(score).all()
+            and bool(torch.isfinite(experts.mean).all())
+        ), "the model cannot use it"
 
 
 CHECKS = (

@@ -36,7 +36,9 @@ class Fields(TorchDistribution):
                 count = part.logits.shape[-1]
                 known = (x >= 0) & (x < count) & (x == x.round())
                 # An index that is no category has no mass; clamp first, since gather may not leave the table.
-                scores.append(torch.where(known, part.log_prob(x.clamp(0, count - 1).round().long()), -torch.inf))
+                scores.append(
+                    torch.where(known, part.log_prob(x.clamp(0, count - 1).round().long()), -torch.inf)
+                )
             else:
                 scores.append(part.log_prob(x))
         return torch.stack(scores, -1)
@@ -57,12 +59,18 @@ class _Encoder(nn.Module):
         super().__init__()
         self.sizes = tuple(sizes)  # 0: a number
         width = sum(max(n, 1) + 1 for n in sizes)
-        self.body = nn.Sequential(nn.Linear(width, 64), nn.LayerNorm(64), nn.SiLU(), nn.Linear(64, 2 * latent_dim))
+        self.body = nn.Sequential(
+            nn.Linear(width, 64), nn.LayerNorm(64), nn.SiLU(), nn.Linear(64, 2 * latent_dim)
+        )
 
     def forward(self, value: Float[Tensor, "B F"], mask: Bool[Tensor, "B F"]) -> Gaussian:
         columns = []
         for size, x, known in zip(self.sizes, value.unbind(1), mask.unbind(1)):
-            shown = x[:, None].clamp(-8, 8) if size == 0 else nn.functional.one_hot(x.long().clamp(0, size - 1), size).to(value.dtype)
+            shown = (
+                x[:, None].clamp(-8, 8)
+                if size == 0
+                else nn.functional.one_hot(x.long().clamp(0, size - 1), size).to(value.dtype)
+            )
             columns += [torch.where(known[:, None], shown, 0), known[:, None].to(value.dtype)]
         mean, logvar = self.body(torch.cat(columns, 1)).chunk(2, -1)
         return Gaussian(mean, logvar.clamp(-10, 6))
@@ -83,7 +91,9 @@ class _Decoder(nn.Module):
             else:
                 loc = head(z)[:, 0].float()
                 # Five degrees of freedom: one mistyped age may not dominate a step.
-                parts.append(StudentT(torch.full_like(loc, 5.0), loc, next(scales).expand_as(loc), validate_args=False))
+                parts.append(
+                    StudentT(torch.full_like(loc, 5.0), loc, next(scales).expand_as(loc), validate_args=False)
+                )
         return Fields(parts)
 
 
@@ -109,13 +119,17 @@ class Clinical(Modality):
         seen = [view.record for view in training.views]
         names = self.fields or tuple(sorted({name for record in seen for name in record}))
         if not names:
-            raise InputError("Clinical found no record field in the training cases; give the scan `--records`, or drop the role")
+            raise InputError(
+                "Clinical found no record field in the training cases; give the scan `--records`, or drop the role"
+            )
         rows = []
         for name in names:
             values = [record[name] for record in seen if name in record]
             declared = training.card.fields.get(name, {})
             if not values and not declared:
-                raise InputError(f"Clinical.fields names {name!r}, which no training case has; it has {sorted({n for r in seen for n in r})}")
+                raise InputError(
+                    f"Clinical.fields names {name!r}, which no training case has; it has {sorted({n for r in seen for n in r})}"
+                )
             if declared.get("type") == "category" or any(isinstance(v, str) for v in values):
                 known = {*map(str, declared.get("values", ())), *map(str, values)}
                 rows.append((0.0, 1.0, False, tuple(sorted(known))))
@@ -123,12 +137,18 @@ class Clinical(Modality):
             x = torch.tensor([float(v) for v in values], dtype=torch.float64)
             log = len(x) > 7 and bool((x > 0).all()) and _skewness(x) > SKEWED
             x = x.log() if log else x
-            low, middle, high = torch.quantile(x, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)).tolist() if len(x) else (0, 0, 0)
+            low, middle, high = (
+                torch.quantile(x, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)).tolist()
+                if len(x)
+                else (0, 0, 0)
+            )
             # A field whose middle half is one value has no interquartile range; its deviation, else 1, stands in.
             spread = (high - low) / 1.349 or (float(x.std()) if len(x) > 1 else 0.0) or 1.0
             rows.append((round(middle, 6), round(spread, 6) or 1.0, log, ()))
         centre, spread, log, categories = zip(*rows)
-        return replace(self, fields=tuple(names), centre=centre, spread=spread, log=log, categories=categories)
+        return replace(
+            self, fields=tuple(names), centre=centre, spread=spread, log=log, categories=categories
+        )
 
     @property
     def _sizes(self) -> tuple[int, ...]:
@@ -137,7 +157,9 @@ class Clinical(Modality):
         return tuple(map(len, self.categories))
 
     def present(self, view: View) -> bool:
-        return any(name in view.record for name in self.fields) if self.fields is not None else bool(view.record)
+        return (
+            any(name in view.record for name in self.fields) if self.fields is not None else bool(view.record)
+        )
 
     def read(self, view: View) -> Observation:
         value, mask = torch.zeros(len(self._sizes)), torch.zeros(len(self._sizes), dtype=torch.bool)
@@ -204,5 +226,3 @@ def _skewness(x: Tensor) -> float:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-

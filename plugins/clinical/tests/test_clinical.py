@@ -11,7 +11,12 @@ from mmvae.modality import TrainingViews
 from mmvae.testing import CHECKS, Subject
 
 RECORDS = [
-    {"age_years": 30 + 7 * n, "marker": float(np.exp(n / 2.0) ** 2), **({"sex": "FM"[n % 2]} if n != 3 else {})} for n in range(9)
+    {
+        "age_years": 30 + 7 * n,
+        "marker": float(np.exp(n / 2.0) ** 2),
+        **({"sex": "FM"[n % 2]} if n != 3 else {}),
+    }
+    for n in range(9)
 ] + [{"age_years": 41, "marker": 3.0, "sex": "F"}]
 CARD = Card("c", "table", fields={"sex": {"type": "category", "values": ["F", "M"]}})
 

@@ -21,7 +21,9 @@ def at_times(
         return phases.expand(len(wanted_s), -1, -1, -1).clone(), covered
     right = torch.searchsorted(measured_s, wanted_s.contiguous()).clamp(1, len(measured_s) - 1)
     left = right - 1
-    share = ((wanted_s - measured_s[left]) / (measured_s[right] - measured_s[left])).clamp(0, 1)[:, None, None, None]
+    share = ((wanted_s - measured_s[left]) / (measured_s[right] - measured_s[left])).clamp(0, 1)[
+        :, None, None, None
+    ]
     return phases[left] * (1 - share) + phases[right] * share, covered
 
 

@@ -15,7 +15,9 @@ from mmvae_mri.grid import OnGrid
 WATER = 3.0e-3  # mm²/s; nothing in the body diffuses faster than free water at 37 °C
 
 
-def apparent_diffusion(signal: Float[Tensor, "b i j k"], b_values: Float[Tensor, " b"]) -> Float[Tensor, "i j k"]:
+def apparent_diffusion(
+    signal: Float[Tensor, "b i j k"], b_values: Float[Tensor, " b"]
+) -> Float[Tensor, "i j k"]:
     r"""Apparent diffusion coefficient in mm²/s, by least squares over the b-values.
 
     Solves :math:`\log S_b = \log S_0 - b D` for D (Stejskal & Tanner 1965, doi:10.1063/1.1695690).

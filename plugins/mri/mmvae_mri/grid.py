@@ -59,12 +59,19 @@ class OnGrid(Modality):
         """Channels (C, i, j, k) from the selected stacks on the grid, each (n, i, j, k), and their facts."""
 
     def select(self, assets: Sequence[Asset]) -> Sequence[Asset]:
-        wanted = {"plane": self.plane, "fat_saturated": self.fat_saturated, "contrast_agent": self.contrast_agent}
+        wanted = {
+            "plane": self.plane,
+            "fat_saturated": self.fat_saturated,
+            "contrast_agent": self.contrast_agent,
+        }
         defaults = {"plane": self.plane, "fat_saturated": False, "contrast_agent": False}
         fits = [
             asset
             for asset in assets
-            if all(value is None or asset.facts.get(name, defaults[name]) == value for name, value in wanted.items())
+            if all(
+                value is None or asset.facts.get(name, defaults[name]) == value
+                for name, value in wanted.items()
+            )
         ]
         return Modality.select(self, fits)
 
@@ -76,7 +83,9 @@ class OnGrid(Modality):
                 "for a query, a lesions table for a scan)"
             )
         if centre is None:
-            raise InputError("the case has no frame_mm; scan its source again, with `reference` in the MAP naming a kind it has")
+            raise InputError(
+                "the case has no frame_mm; scan its source again, with `reference` in the MAP naming a kind it has"
+            )
         stacks = []
         for asset in view.assets:
             volumes, affine = load_nifti(view.path(asset))
@@ -115,7 +124,9 @@ class OnGrid(Modality):
     def render(self, view: View) -> Image.Image:
         point = view.lesion.point_mm if view.lesion else view.frame_mm
         asset = view.assets[0]
-        return native_slice(view.path(asset), point, lambda volumes: volumes[self.shown(asset.facts, len(volumes))])
+        return native_slice(
+            view.path(asset), point, lambda volumes: volumes[self.shown(asset.facts, len(volumes))]
+        )
 
     def shown(self, facts: Mapping, count: int) -> int:
         """Which of the stack's volumes a reader looks at first."""

@@ -68,4 +68,6 @@ class FLAIR(Structural):
             return 0.0
         if facts.get("weighting") == "flair":
             return 0.8
-        return 0.95 if 1800 <= facts.get("InversionTime", 0) <= 2800 and facts.get("EchoTime", 0) > 70 else 0.0
+        return (
+            0.95 if 1800 <= facts.get("InversionTime", 0) <= 2800 and facts.get("EchoTime", 0) > 70 else 0.0
+        )

@@ -22,12 +22,18 @@ def views_of(kind, folder):
     folder.mkdir()
     for number in range(4):
         n = len(next(iter(FACTS.get(kind, {}).values()), [0]))
-        z, y, x = np.meshgrid(np.linspace(-1, 1, 9 + number), np.linspace(-1, 1, 24), np.linspace(-1, 1, 24), indexing="ij")
+        z, y, x = np.meshgrid(
+            np.linspace(-1, 1, 9 + number), np.linspace(-1, 1, 24), np.linspace(-1, 1, 24), indexing="ij"
+        )
         body = 300.0 * (x**2 + y**2 + z**2 < 0.9) + 200 * (x**2 + y**2 < 0.1)
-        stack = np.stack([body * np.exp(-0.3 * k) + rng.normal(20, 4, body.shape) for k in range(n)], -1).transpose(2, 1, 0, 3)
+        stack = np.stack(
+            [body * np.exp(-0.3 * k) + rng.normal(20, 4, body.shape) for k in range(n)], -1
+        ).transpose(2, 1, 0, 3)
         affine = np.diag([-3.0, -3.0, 5.0, 1.0])
         affine[:3, 3] = [34, 34, -20]
-        nibabel.save(nibabel.Nifti1Image(np.abs(stack).astype(np.int16).squeeze(), affine), folder / f"{number}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(np.abs(stack).astype(np.int16).squeeze(), affine), folder / f"{number}.nii.gz"
+        )
         asset = Asset("volume", f"{number}.nii.gz", str(number), kind, 1.0, None, FACTS.get(kind, {}))
         made.append(View(folder, (asset,), lesion=Lesion((0.0, 2.0, 1.0)), frame_mm=(0.0, 2.0, 1.0)))
     return made
@@ -80,7 +86,11 @@ def test_any_number_of_phases_is_read(count, tmp_path):
     array = np.random.default_rng(0).integers(100, 300, (12, 12, 6, count)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(array, np.diag([-4.0, -4.0, 6.0, 1.0])), tmp_path / "0.nii.gz")
     facts = {"PhaseTime_s": [40.0 * n for n in range(count)]}
-    view = View(tmp_path, (Asset("volume", "0.nii.gz", "0", "contrast", 1.0, None, facts),), frame_mm=(22.0, 22.0, 15.0))
+    view = View(
+        tmp_path,
+        (Asset("volume", "0.nii.gz", "0", "contrast", 1.0, None, facts),),
+        frame_mm=(22.0, 22.0, 15.0),
+    )
     seen = Contrast(**SMALL).read(view)
     assert seen.mask[0].any()
     assert bool(seen.mask[2].any()) == (count > 1)
@@ -102,7 +112,11 @@ def test_about_the_lesion_refuses_a_case_without_a_point(tmp_path):
 
 def test_fat_saturation_and_plane_narrow_what_is_selected():
     asset = lambda uri, **facts: Asset("volume", uri, uri, "t1", 0.9, None, facts)  # noqa: E731
-    plain, saturated, after = asset("a"), asset("b", fat_saturated=True, plane="sagittal"), asset("c", contrast_agent=True)
+    plain, saturated, after = (
+        asset("a"),
+        asset("b", fat_saturated=True, plane="sagittal"),
+        asset("c", contrast_agent=True),
+    )
     assert list(T1().select([saturated, plain, after])) == [plain]
     assert list(T1(fat_saturated=True).select([saturated, plain])) == [saturated]
     assert list(T1(fat_saturated=True, plane="axial").select([saturated])) == []
@@ -114,7 +128,9 @@ def test_landmarks_land_where_their_millimetres_say(tmp_path):
     point = np.array([11.0, -7.0, 9.0])  # LPS
     frame = (3.0, 1.0, -2.0)
     peaks = []
-    for number, axes in enumerate((np.diag([-2.0, -2.0, 3.0]), np.array([[0, 0, 2.5], [-2.0, 0, 0], [0, 2.0, 0]]))):
+    for number, axes in enumerate(
+        (np.diag([-2.0, -2.0, 3.0]), np.array([[0, 0, 2.5], [-2.0, 0, 0], [0, 2.0, 0]]))
+    ):
         affine = np.eye(4)
         affine[:3, :3] = axes
         size = (60, 60, 40)
@@ -139,7 +155,9 @@ def test_headers_are_claimed_by_their_facts():
     t2 = facts(ScanningSequence="SE", EchoTime=100, RepetitionTime=4000)
     flair = facts(ScanningSequence="SE", EchoTime=110, RepetitionTime=9000, InversionTime=2500)
     diffusion = facts(ScanningSequence="EP", EchoTime=70, RepetitionTime=5000, DiffusionBValue=[0, 800])
-    series = facts(ScanningSequence="GR", EchoTime=1.4, RepetitionTime=4, FlipAngle=12, PhaseTime_s=[0, 20, 40, 60])
+    series = facts(
+        ScanningSequence="GR", EchoTime=1.4, RepetitionTime=4, FlipAngle=12, PhaseTime_s=[0, 20, 40, 60]
+    )
     t1 = facts(ScanningSequence="SE", EchoTime=10, RepetitionTime=600)
     for kind, one in (("T2", t2), ("FLAIR", flair), ("DWI", diffusion), ("Contrast", series), ("T1", t1)):
         claims = {cls.__name__: cls().claims(one) for cls in (T1, T2, FLAIR, DWI, Contrast)}

@@ -50,18 +50,26 @@ def _model(name: str):
     try:
         return SentenceTransformer(path, device="cpu", local_files_only=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"the report's model {name!r} is neither a folder nor in the local cache: {error}".splitlines()[0]) from error
+        raise InputError(
+            f"the report's model {name!r} is neither a folder nor in the local cache: {error}".splitlines()[0]
+        ) from error
 
 
 @lru_cache(65536)
 def _embedded(name: str, sentence: str) -> Tensor:
-    return _model(name).encode([sentence], convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True)[0].cpu()
+    return (
+        _model(name)
+        .encode([sentence], convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True)[0]
+        .cpu()
+    )
 
 
 class _Encoder(nn.Module):
     def __init__(self, width: int, latent_dim: int):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(width, 256), nn.LayerNorm(256), nn.SiLU(), nn.Linear(256, 2 * latent_dim))
+        self.body = nn.Sequential(
+            nn.Linear(width, 256), nn.LayerNorm(256), nn.SiLU(), nn.Linear(256, 2 * latent_dim)
+        )
 
     def forward(self, value: Float[Tensor, "B E"], mask: Bool[Tensor, " B"]) -> Gaussian:
         mean, logvar = self.body(value).chunk(2, -1)
@@ -104,7 +112,9 @@ class Report(Modality):
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path.parent.name}/{path.name}: not readable UTF-8 text ({type(error).__name__})") from error
+            raise InputError(
+                f"{path.parent.name}/{path.name}: not readable UTF-8 text ({type(error).__name__})"
+            ) from error
 
     def read(self, view: View) -> Observation:
         parts = sentences_of(self._text(view))
@@ -112,7 +122,9 @@ class Report(Modality):
             return self.blank()
         pooled = torch.stack([_embedded(self.model, part) for part in parts]).mean(0)
         if len(pooled) != self.dim:
-            raise InputError(f"the model {self.model!r} gives {len(pooled)} numbers and Report.dim is {self.dim}; set dim: {len(pooled)}")
+            raise InputError(
+                f"the model {self.model!r} gives {len(pooled)} numbers and Report.dim is {self.dim}; set dim: {len(pooled)}"
+            )
         unit = pooled / pooled.norm().clamp_min(1e-6)
         return Observation(unit.float() * math.sqrt(self.dim), torch.tensor(True))
 
@@ -130,5 +142,3 @@ class Report(Modality):
 
     def describe(self, seen: Observation) -> str:
         return f"a text embedding of {self.dim} numbers" if bool(seen.mask) else "no text"
-
-

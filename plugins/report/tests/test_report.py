@@ -47,7 +47,10 @@ def test_embeds_with_every_socket_blocked(tmp_path, monkeypatch):
 
 def test_the_impression_after_300_words_still_counts(tmp_path):
     filler = "The uterus is of normal size and signal. " * 45
-    for name, end in (("a", "Impression: endometrioma."), ("b", "Impression: invasive carcinoma with ascites.")):
+    for name, end in (
+        ("a", "Impression: endometrioma."),
+        ("b", "Impression: invasive carcinoma with ascites."),
+    ):
         (tmp_path / f"{name}.txt").write_text(filler + end)
     a, b = (Report().read(View(tmp_path, (Asset("text", f"{n}.txt", n),))).value for n in "ab")
     assert not torch.allclose(a, b, atol=1e-3)

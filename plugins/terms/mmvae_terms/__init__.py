@@ -18,7 +18,9 @@ from mmvae.modality import Modality, TrainingViews
 class _Encoder(nn.Module):
     def __init__(self, count: int, latent_dim: int):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(2 * count, 128), nn.LayerNorm(128), nn.SiLU(), nn.Linear(128, 2 * latent_dim))
+        self.body = nn.Sequential(
+            nn.Linear(2 * count, 128), nn.LayerNorm(128), nn.SiLU(), nn.Linear(128, 2 * latent_dim)
+        )
 
     def forward(self, value: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Gaussian:
         signed = torch.where(mask, 2 * value - 1, 0)
@@ -64,7 +66,9 @@ class Terms(Modality):
         if self.source == "labels":
             if self.label is None:
                 raise InputError("Terms has source: labels and no label; name one of the card's targets")
-            seen = sorted({str(view.labels[self.label]) for view in training.views if self.label in view.labels})
+            seen = sorted(
+                {str(view.labels[self.label]) for view in training.views if self.label in view.labels}
+            )
             if not seen:
                 raise InputError(
                     f"Terms finds the label {self.label!r} in no training case; the card's targets are "
@@ -73,7 +77,9 @@ class Terms(Modality):
             return replace(self, names=tuple(seen), parents=(self.label,) * len(seen))
         listed = self._from_file() if self.file else list(training.card.terms)
         if not listed:
-            raise InputError("the cohort's card lists no terms and Terms.file is not set; give one of the two, or drop the role")
+            raise InputError(
+                "the cohort's card lists no terms and Terms.file is not set; give one of the two, or drop the role"
+            )
         return replace(
             self, names=tuple(t["name"] for t in listed), parents=tuple(t.get("parent") or "" for t in listed)
         )
@@ -109,7 +115,9 @@ class Terms(Modality):
         answered = {parent for name, parent in zip(self.names, self.parents) if name in listed}
         mask = [parent in answered or parent == "" or parent in terms for parent in self.parents]
         seen = self._listed(view) is not None
-        return Observation(value, torch.tensor(mask) if seen else torch.zeros(count, dtype=torch.bool)).clean()
+        return Observation(
+            value, torch.tensor(mask) if seen else torch.zeros(count, dtype=torch.bool)
+        ).clean()
 
     def misfits(self, view: View) -> list[str]:
         unknown = sorted((self._listed(view) or set()) - set(self.names or ()))
@@ -132,5 +140,9 @@ class Terms(Modality):
 
     def describe(self, seen: Observation) -> str:
         order = seen.value.argsort(descending=True)
-        said = [f"{self.names[n]} {float(seen.value[n]):.2f}" for n in order.tolist() if seen.mask[n] and seen.value[n] >= 0.5]
+        said = [
+            f"{self.names[n]} {float(seen.value[n]):.2f}"
+            for n in order.tolist()
+            if seen.mask[n] and seen.value[n] >= 0.5
+        ]
         return "; ".join(said) or "no finding"

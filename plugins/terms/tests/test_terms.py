@@ -7,7 +7,15 @@ from mmvae.case import Card, InputError, View
 from mmvae.modality import TrainingViews
 from mmvae.testing import CHECKS, Subject
 
-CARD = Card("c", "table", terms=({"name": "curve: low", "parent": "curve"}, {"name": "curve: high", "parent": "curve"}, {"name": "ascites", "parent": None}))
+CARD = Card(
+    "c",
+    "table",
+    terms=(
+        {"name": "curve: low", "parent": "curve"},
+        {"name": "curve: high", "parent": "curve"},
+        {"name": "ascites", "parent": None},
+    ),
+)
 LISTS = [("curve: low",), ("curve: high", "ascites"), (), ("ascites",), ("curve: low", "ascites")]
 
 
@@ -16,7 +24,9 @@ def views_of(folder):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("recipe", [Terms(), Terms(source="labels", label="histology")], ids=["terms", "labels"])
+@pytest.mark.parametrize(
+    "recipe", [Terms(), Terms(source="labels", label="histology")], ids=["terms", "labels"]
+)
 def test_conforms(recipe, check, tmp_path):
     views = views_of(tmp_path / "DOE")
     check(Subject(recipe, views[:4], views[4:], CARD, identifiers=("DOE",)))
