@@ -39,6 +39,7 @@ class AssetRule:
     spacing_mm: tuple[float, float, float] | None
     assumed: bool
     facts: Mapping
+    signal: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ def read_map(path: Path) -> Map:
             raise InputError(
                 f"--map {path.name}: assets[{number}].spacing_mm is {spacing!r}, expected three positive numbers (column, row, slice)"
             )
+        if asset.get("type") not in (None, "signal"):
+            raise InputError(
+                f"--map {path.name}: assets[{number}].type is {asset['type']!r}; only `signal` is stated, other types follow from the file"
+            )
         rules.append(
             AssetRule(
                 asset["kind"],
@@ -111,6 +116,7 @@ def read_map(path: Path) -> Map:
                 tuple(map(float, spacing)) if spacing else None,
                 bool(asset.get("assumed")),
                 asset.get("facts", {}),
+                asset.get("type") == "signal",
             )
         )
     record = plain.get("record")

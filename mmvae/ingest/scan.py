@@ -127,6 +127,22 @@ def _read_volume(wanted: _Wanted) -> tuple[np.ndarray, np.ndarray, str]:
     return array, affine, kind
 
 
+def _write_signal(row: "_Row", number: int, wanted: _Wanted) -> Asset:
+    """An array of an .npz as a plain .npy of float32, samples first."""
+    try:
+        with np.load(wanted.path, allow_pickle=False) as held:
+            array = np.ascontiguousarray(held[wanted.member], dtype=np.float32)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise _Unusable(
+            "not_image", f"the signal cannot be read from an .npz#array ({type(error).__name__})"
+        ) from error
+    uri = f"cases/{row.case_id}/{number}.npy"
+    with (row.root / uri).open("wb") as stream:
+        np.lib.format.write_array(stream, array, allow_pickle=False)
+    digest = hashlib.sha256((row.root / uri).read_bytes()).hexdigest()
+    return Asset("signal", uri, digest, wanted.rule.kind, 1.0, None, {**wanted.rule.facts}, (wanted.file,))
+
+
 def _decompresses(path: Path) -> bool:
     try:
         with gzip.open(path) as stream:
@@ -163,6 +179,9 @@ def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
                         (wanted.file,),
                     )
                 )
+                continue
+            if wanted.rule.signal:
+                assets.append(_write_signal(row, number, wanted))
                 continue
             array, affine, kind = _read_volume(wanted)
             stated = wanted.rule.facts

@@ -1,0 +1,130 @@
+"""What the documents say is what works: README's commands run as they stand, CONTRIBUTING's plugin is built from its text."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def test_the_ecg_of_contributing_is_built_from_the_document_and_conforms(tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = re.findall(r"^`(ecg/[\w./]+)`\n\n```\w+\n(.*?)^```", text, re.M | re.S)
+    assert [name for name, _ in files] == ["ecg/pyproject.toml", "ecg/acme_ecg.py", "ecg/test_ecg.py"]
+    for name, content in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert len(files[2][1].strip().splitlines()) <= 15
+    site = tmp_path / "site"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        site,
+        tmp_path / "ecg",
+    ]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    listed = subprocess.run(
+        [BIN / "mmvae", "modalities"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "acme_ecg:ECG" in listed.stdout
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "ecg")],
+                          env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "16 passed" in done.stdout
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(
+        rf"<!-- run: {name} -->\n```\w+\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder in which the README's commands are typed."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    return folder
+
+
+def test_the_engineer_s_commands_run_as_they_stand(desk):
+    (block,) = blocks("fit")
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=desk,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (desk / "evaluation" / "metrics.json").is_file()
+
+
+def test_the_ten_lines_of_python_run_as_they_stand(desk):
+    (block,) = blocks("python")
+    assert (
+        len([line for line in block.splitlines() if line.strip() and not line.startswith(("import", "from"))])
+        <= 10
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=desk, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_hospital_s_commands_run_with_its_own_names(desk, tmp_path):
+    """SOURCE, model.ckpt and CASE_ID are the reader's; the commands are the document's."""
+    import nibabel
+    import numpy as np
+
+    (desk / "SOURCE").mkdir()
+    for n in range(6):
+        nibabel.save(
+            nibabel.Nifti1Image(
+                np.random.default_rng(n).integers(0, 900, (24, 24, 8)).astype(np.int16), np.diag([4, 4, 8, 1])
+            ),
+            desk / "SOURCE" / f"{n}.nii.gz",
+        )
+    (desk / "map.yaml").write_text("key: Patient\nassets: [{kind: t2, file: '{Patient}.nii.gz'}]\nrecord: {age_years: Age}\nreference: [t2]\n"
+                                   "lesion: {x_mm: X, y_mm: Y, z_mm: Z}\n")  # fmt: skip
+    (desk / "records.csv").write_text(
+        "Patient,Age,X,Y,Z\n" + "".join(f"{n},{52 + n},-40,-40,30\n" for n in range(6))
+    )
+    (desk / "model.ckpt").write_bytes((desk / "run" / "best.ckpt").read_bytes())
+    (block,) = blocks("scan")
+    (desk / "cohort").rename(desk / "phantom_cohort")
+    scan, *rest = block.strip().splitlines()
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    def run(line: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["bash", "-c", line], cwd=desk, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert run(scan).returncode == 0
+    first = (desk / "cohort" / "cases.jsonl").read_text().split('"case_id": "')[1].split('"')[0]
+    for line in rest:
+        done = run(line.replace("CASE_ID", first))
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert "queried by t2" in done.stdout
+
+
+def test_the_readme_opens_with_the_two_commands_and_its_picture_is_small():
+    text = (ROOT / "README.md").read_text()
+    assert "```sh\nmake demo\nmake test\n```" in text
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (ROOT / picture).stat().st_size < 300_000

@@ -1,0 +1,47 @@
+"""Each experiment's YAML, one step, on data that has its modalities."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mmvae.cli import main
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+    p for p in (ROOT / "experiments").rglob("*.yaml") if "model" in (yaml.safe_load(p.read_text()) or {})
+)
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory):
+    """Fifteen made-up patients in the layout of tcga_lgg_mri, scanned by the experiment's own MAP."""
+    folder, rng = tmp_path_factory.mktemp("brains"), np.random.default_rng(0)
+    (folder / "source" / "cases").mkdir(parents=True)
+    columns = "patient,COCCluster,tumor_location,laterality,gender,age_at_initial_pathologic,histological_type,neoplasm_histologic_grade"
+    rows = [columns]
+    for n in range(15):
+        make = lambda: rng.integers(0, 255, (20, 32, 32)).astype(np.uint8)  # noqa: E731
+        arrays = {"flair": make(), "t1pre": make(), "t1post": make()}
+        arrays.pop("t1pre" if n == 2 else "t1post" if n == 3 else "none", None)
+        np.savez(folder / "source" / "cases" / f"P_{n}.npz", **arrays)
+        rows.append(
+            f"P_{n},{n % 3 + 1},{(2, 5, 6)[n % 3]},{n % 2 + 1},{n % 2 + 1},{30 + n},{n % 3 + 1},{n % 2 + 1}"
+        )
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    assert main(["scan", str(folder / "source"), "--out", str(folder / "cohort"), "--map", str(ROOT / "experiments/tcga_lgg/map.yaml"),
+                 "--records", str(folder / "table.csv"), "--folds", "3", "--jobs", "1"]) == 0  # fmt: skip
+    return folder / "cohort"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "experiments")))
+def test_one_step_of(config, phantom, brains, tmp_path):
+    assert config.read_text().startswith("# mmvae "), "an experiment opens with the command that runs it"
+    cohort, more = (phantom, []) if config.parent.name == "phantom" else (brains, ["--data.fold", "0"])
+    assert main(["fit", "-c", str(config), "--data.cohort", str(cohort), "--data.batch_size", "4", "--trainer.max_steps", "1", "--trainer.max_epochs", "1",
+                 "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "1", "--trainer.default_root_dir", str(tmp_path), *more]) == 0  # fmt: skip
+
+
+def test_there_are_experiments():
+    assert len(CONFIGS) >= 2
