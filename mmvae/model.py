@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,22 @@ from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, unfitt
 
 BALANCED = 300.0
 ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One batch: its bound, the joint posterior, the experts (B, M, D) that were encoded (visible), and a 0 that ties in the rest."""
+
+    bound: Bound
+    posterior: Posterior
+    experts: Gaussian
+    visible: Bool[Tensor, "B M"]
+    tie: Float[Tensor, ""]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """What a training step minimises."""
+        return self.bound.loss + self.tie
 
 
 class MMVAE(LightningModule):
@@ -242,8 +259,8 @@ class MMVAE(LightningModule):
         one = Gaussian(torch.zeros(1, count, 1), torch.zeros(1, count, 1))
         return self.fusion(one, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
 
-    def bound(self, batch: Batch, training: bool = True) -> tuple[Bound, Posterior, Float[Tensor, ""]]:
-        """The objective of a batch, the posterior that it scored, and a 0 that ties in the encoders of absent roles."""
+    def bound(self, batch: Batch, training: bool = True) -> Scored:
+        """The objective of a batch and what it is made of; outside training all roles but the answer roles are visible."""
         visible, noise = self.draw(batch, self.objective.samples(self._components()), training)
         if not training and self.answer_roles:
             answers = torch.tensor([role in self.answer_roles for role in self.roles], device=visible.device)
@@ -254,39 +271,53 @@ class MMVAE(LightningModule):
         made = self.objective(
             posterior, lambda z: self.log_likelihoods(batch, z), weights, noise, self.current_epoch
         )
-        return made, posterior, tie
+        return Scored(made, posterior, experts, visible, tie)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        made, posterior, tie = self.bound(batch)
-        self._refuse_non_finite(made, batch)
-        self._log_parts("train", made, posterior, batch)
-        return made.loss + tie
+        scored = self.bound(batch)
+        self._refuse_non_finite(scored.bound, batch)
+        self._log_parts("train", scored, batch)
+        return scored.loss
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, object]:
         """Logs the parts of the bound; gives each case's posterior mean without answers, which the monitor ranks by."""
-        made, posterior, _ = self.bound(batch, training=False)
-        self._log_parts("val", made, posterior, batch)
-        return {"case_ids": list(batch.case_ids), "mean": posterior.mean.detach().cpu()}
+        scored = self.bound(batch, training=False)
+        self._log_parts("val", scored, batch)
+        return {"case_ids": list(batch.case_ids), "mean": scored.posterior.mean.detach().cpu()}
 
     def test_step(self, batch: Batch, index: int) -> None:
-        made, posterior, _ = self.bound(batch, training=False)
-        self._log_parts("test", made, posterior, batch)
+        self._log_parts("test", self.bound(batch, training=False), batch)
 
-    def _log_parts(self, stage: str, made: Bound, posterior: Posterior, batch: Batch) -> None:
-        size = len(batch.case_ids)
+    def _log_parts(self, stage: str, scored: Scored, batch: Batch) -> None:
+        """Loss, KL and active units of the joint posterior, and by role: share present, log-likelihood, its expert's KL and units."""
+        size, made = len(batch.case_ids), scored.bound
         several = self.trainer.world_size > 1 and stage != "train"
-        log = lambda name, value: self.log(  # noqa: E731
-            f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=size, sync_dist=several
-        )
-        log("loss", made.loss.detach())
-        log("kl", made.kl.detach().mean())
-        by_dimension = posterior.moment_matched().kl_to_prior().mean(0)
-        log("active_units", (by_dimension > ACTIVE_KL).float().sum())
+
+        def log(name: str, value: Tensor) -> None:
+            self.log(
+                f"{stage}/{name}",
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=size,
+                sync_dist=several,
+            )
+
+        def units(name: str, by_dimension: Float[Tensor, " D"]) -> None:
+            log(f"kl{name}", by_dimension.sum())
+            log(f"active_units{name}", (by_dimension > ACTIVE_KL).float().sum())
+
+        log("loss", made.loss)
+        log("bound_kl", made.kl.mean())
+        units("", scored.posterior.moment_matched().kl_to_prior().mean(0))
         for m, role in enumerate(self.roles):
-            here = batch.present[:, m]
+            here, seen = batch.present[:, m], scored.visible[:, m]
             log(f"share_present/{role}", here.float().mean())
             if here.any():
-                log(f"log_likelihood/{role}", made.log_likelihood[here, m].detach().mean())
+                log(f"log_likelihood/{role}", made.log_likelihood[here, m].mean())
+            if seen.any():
+                expert = Gaussian(scored.experts.mean[seen, m], scored.experts.logvar[seen, m])
+                units(f"/{role}", expert.kl_to_prior().mean(0))
 
     def _refuse_non_finite(self, made: Bound, batch: Batch) -> None:
         """Stops the run, naming where it began: a measured value, else a score, else the posterior."""

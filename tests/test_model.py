@@ -50,9 +50,9 @@ def test_garbage_in_absent_roles_and_under_masks_changes_neither_loss_nor_gradie
             here = present[:, m].view(-1, *[1] * (seen.mask.dim() - 1)) & seen.mask
             dirty[role] = Observation(torch.where(here, seen.value, fill), here)
         model.zero_grad()
-        made, _, tie = model.bound(Batch(dirty, present, batch.case_ids))
-        (made.loss + tie).backward()
-        results.append((made.loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+        scored = model.bound(Batch(dirty, present, batch.case_ids))
+        scored.loss.backward()
+        results.append((scored.loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     torch.testing.assert_close(results[0], results[1])
     assert torch.isfinite(results[1][1]).all()
 
@@ -62,8 +62,7 @@ def test_every_parameter_has_a_gradient_when_a_role_is_wholly_absent(cohort):
     batch = batch_of(cohort, model)
     present = batch.present.clone()
     present[:, 0] = False
-    made, _, tie = model.bound(Batch(batch.observations, present, batch.case_ids))
-    (made.loss + tie).backward()
+    model.bound(Batch(batch.observations, present, batch.case_ids)).loss.backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
@@ -94,14 +93,13 @@ def test_one_batch_can_be_learnt_by_heart(cohort):
     ).train()
     batch = batch_of(cohort, model, 8)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    losses, terms = [], []
+    losses = []
     for _ in range(200):
-        made, _, tie = model.bound(batch)
+        scored = model.bound(batch)
         optimizer.zero_grad()
-        (made.loss + tie).backward()
+        scored.loss.backward()
         optimizer.step()
-        losses.append(float(made.loss))
-        terms.append(float(made.log_likelihood[:, 2].mean()))
+        losses.append(float(scored.loss.detach()))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     experts, _ = model.experts(batch)
     visible = batch.present & torch.tensor([True, True, False])
@@ -131,7 +129,7 @@ def test_a_non_finite_loss_stops_the_run_naming_role_and_cases(cohort):
     value = seen.value.clone()
     value[2, 0, 3, 3, 3] = float("inf")
     broken = Batch({**batch.observations, "t2": replace(seen, value=value)}, batch.present, batch.case_ids)
-    made, _, _ = model.bound(broken)
+    made = model.bound(broken).bound
     with pytest.raises(InputError, match=rf"role t2, case {batch.case_ids[2]}"):
         model._refuse_non_finite(made, broken)
 
@@ -248,7 +246,7 @@ def test_bfloat16_mixed_trains_and_embeds_close_to_float32(phantom, cohort):
         plain, _ = model.experts(batch)
         with torch.autocast("cpu", torch.bfloat16):
             cast, _ = model.experts(batch)
-            made, _, _ = model.bound(batch)
+            made = model.bound(batch).bound
     a, b = (model.posterior(x, batch.present).mean for x in (plain, cast))
     assert float(torch.nn.functional.cosine_similarity(a, b).min()) > 0.99
     assert torch.isfinite(made.loss)
