@@ -40,7 +40,7 @@ def main() -> None:
     write_phantom_cohort(arguments.cases, arguments.seed, out / "cohort", splits, jobs=os.cpu_count() or 1)
     patients = population(arguments.cases, arguments.seed)
     step(
-        f"one reader's O-RADS score agrees with the truth at kappa {_kappa(patients):.2f} (published readers: .73)"
+        f"one reader's O-RADS score agrees with the truth at kappa {_kappa(arguments.seed):.2f} (published readers: .73)"
     )
 
     import torch
@@ -107,10 +107,11 @@ def main() -> None:
     )
 
 
-def _kappa(patients) -> float:
+def _kappa(seed: int) -> float:
+    """Over 2,000 patients of the same seed: on 400 the sampling error alone is .02."""
     from sklearn.metrics import cohen_kappa_score
 
-    rng = np.random.default_rng(0)
+    rng, patients = np.random.default_rng(0), population(2000, seed)
     return float(cohen_kappa_score([p.orads for p in patients], [orads(reading(p, rng)) for p in patients]))
 
 
