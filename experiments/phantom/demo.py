@@ -38,7 +38,6 @@ def main() -> None:
     step(f"{arguments.cases} digital patients")
     splits = tuple(int(n) for n in arguments.splits.split(","))
     write_phantom_cohort(arguments.cases, arguments.seed, out / "cohort", splits, jobs=os.cpu_count() or 1)
-    patients = population(arguments.cases, arguments.seed)
     step(
         f"one reader's O-RADS score agrees with the truth at kappa {_kappa(arguments.seed):.2f} (published readers: .73)"
     )
