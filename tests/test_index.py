@@ -220,7 +220,7 @@ def test_a_kill_at_any_write_call_loses_nothing_acknowledged(embedding, tmp_path
             str(rng.choice(["pwrite64", "pwrite64", "pwrite64", "fdatasync", "unlink"])),
             int(rng.integers(1, 60)),
         )
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={call}:signal=SIGKILL:when={when}",
+        command = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={call}:signal=SIGKILL:when={when}",
                    sys.executable, str(tmp_path / "work.py"), str(folder), *map(str, parts)]  # fmt: skip
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -14,7 +14,7 @@ from mmvae.model import MMVAE
 from mmvae.retrieval.search import Result
 from mmvae.show import STYLE, as_html
 
-_MORE = """.cases{display:flex;gap:.7rem;overflow-x:auto;padding-bottom:.6rem}.case{flex:0 0 15.5rem;border:1px solid #d8dee4;border-radius:.4rem;padding:.6rem;font-size:.85rem}
+_MORE = """body{max-width:94rem}.cases{display:flex;gap:.7rem;overflow-x:auto;padding-bottom:.6rem}.case{flex:1 0 12.5rem;border:1px solid #d8dee4;border-radius:.4rem;padding:.6rem;font-size:.85rem}
 .case.query{border:2px solid #1f5f9f}.case h3{font-size:.95rem;margin:0 0 .3rem}.pictures{display:grid;grid-template-columns:1fr 1fr;gap:.25rem}
 .pictures figure{margin:0}.pictures img{width:100%;height:auto}.pictures figcaption{font-size:.72rem;color:#5b6874}.same{color:#17663a;font-weight:600}
 .other{color:#8a3b12}code{background:#f1f4f7;padding:.1rem .3rem;border-radius:.2rem}pre{background:#f1f4f7;padding:.7rem;overflow-x:auto}
@@ -78,7 +78,7 @@ def _answer(answered: Answered, data: CaseDataset, target: str, number: int) -> 
         source = html.escape(neighbour.label_source.get(target, ""))
         cards.append(
             f"<div class=case><h3>{rank}. <span class={same}>{html.escape(label)}</span></h3><p class=note>distance {neighbour.distance:.3f}; "
-            f"label by {source}</p>{lacks}{_pictures(case, data)}{_words(case, data)}</div>"
+            f"label: {source}</p>{lacks}{_pictures(case, data)}{_words(case, data)}</div>"
         )
     using = html.escape(", ".join(answered.result.using))
     return f"<section><h2>Query {number}</h2><p class=note>case {html.escape(answered.case.case_id)}, queried by {using}</p><div class=cases>{''.join(cards)}</div></section>"

@@ -202,7 +202,8 @@ class Clinical(Modality):
 
     def render(self, view: View) -> str:
         names = self.fields if self.fields is not None else sorted(view.record)
-        said = [f"{_words(name)} {view.record[name]}" for name in names if name in view.record]
+        shown = lambda value: value if isinstance(value, str) else f"{value:.6g}"  # noqa: E731
+        said = [f"{_words(name)} {shown(view.record[name])}" for name in names if name in view.record]
         return "; ".join(said) or "no record"
 
     def describe(self, seen: Observation) -> str:
