@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
-import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,46 +189,76 @@ def test_a_network_file_system_is_known_by_its_mount():
     assert file_system_of(Path("/mnt/archives"), mounts) == "ext4"
 
 
-WORK = """
-import sys
-from mmvae.retrieval.embed import Embedding
-from mmvae.retrieval.index import Index
-index = Index.open(sys.argv[1])
-for n, path in enumerate(sys.argv[2:]):
-    e = Embedding.load(path)
-    index.add(e)
-    print("added", n, flush=True)
-    if n % 2:
-        index.remove([e.experts.case_ids[0]])
-        print("removed", n, flush=True)
-"""
+def work(folder, parts, said: int) -> None:
+    """Adds and removes, saying after each what is done."""
+    index = Index.open(folder)
+    for n, path in enumerate(parts):
+        embedding = Embedding.load(path)
+        index.add(embedding)
+        os.write(said, f"added {n}\n".encode())
+        if n % 2:
+            index.remove([embedding.experts.case_ids[0]])
+            os.write(said, f"removed {n}\n".encode())
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+def killed_at(call: str, when: int, folder, parts) -> tuple[bool, str]:
+    """Work in a forked process that strace kills at the n-th call of a kind; whether it died, and what it had said."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            work(folder, parts, writer)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    os.waitpid(child, os.WUNTRACED)
+    calls = "write,pwrite64,fsync,fdatasync,ftruncate,unlink,rename"
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-p",
+        str(child),
+        "-e",
+        f"trace={calls}",
+        "-e",
+        f"inject={call}:signal=SIGKILL:when={when}",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL):
+        until = time.monotonic() + 20
+        while "TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_text() and time.monotonic() < until:
+            time.sleep(0.005)
+        os.kill(child, signal.SIGCONT)
+        with os.fdopen(reader) as stream:
+            said = stream.read()
+        _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the work itself failed"
+    return os.WIFSIGNALED(status), said
+
+
+@pytest.mark.parametrize("kills", [200])
 def test_a_kill_at_any_write_call_loses_nothing_acknowledged(embedding, tmp_path, kills):
     assert shutil.which("strace"), (
         "strace is needed to kill at a write call; install it (apt-get install strace)"
     )
     base = Index.build(Embedding.load(part(embedding, list(range(20)), tmp_path, "base")), tmp_path / "index")
     parts = [part(embedding, [20 + 5 * n + i for i in range(5)], tmp_path, f"part{n}") for n in range(4)]
-    (tmp_path / "work.py").write_text(WORK)
     rng, died = np.random.default_rng(0), 0
     for attempt in range(kills):
         folder = tmp_path / f"run{attempt}"
         shutil.copytree(base.root, folder)
-        calls = "write,pwrite64,fsync,fdatasync,ftruncate,unlink,rename"
         call, when = (
             str(rng.choice(["pwrite64", "pwrite64", "pwrite64", "fdatasync", "unlink"])),
             int(rng.integers(1, 60)),
         )
-        command = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={call}:signal=SIGKILL:when={when}",
-                   sys.executable, str(tmp_path / "work.py"), str(folder), *map(str, parts)]  # fmt: skip
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        died += done.returncode != 0
-        added = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("added")]
-        removed = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("removed")]
+        dead, said = killed_at(call, when, folder, parts)
+        died += dead
+        added = [int(line.split()[1]) for line in said.splitlines() if line.startswith("added")]
+        removed = [int(line.split()[1]) for line in said.splitlines() if line.startswith("removed")]
         index = Index.open(folder)
         _, facts = index.facts()
         held = {f["case_id"] for f in facts}
