@@ -39,7 +39,6 @@ class Subject:
         held_out: Views of cases that `fitted` may not look at; at least one.
         card: What `fitted` may read beside the training views.
         identifiers: Words that stand in the views' folder names and texts and may not be shown.
-        answer_text: Whether a render may quote the view's own text (already cleaned by the scan).
     """
 
     recipe: Modality

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmvae.batch import Observation
 from mmvae.case import InputError
-from mmvae_mri.grid import OnGrid
+from mmvae_mri.grid import OnGrid, tissue_of
 
 
 def at_times(
@@ -59,9 +59,7 @@ class Contrast(OnGrid):
 
     def scale(self, volumes, facts):
         """The whole series over the tissue's median in its first phase."""
-        first = volumes[0].flatten()
-        sample = first[:: max(1, first.numel() // 200_000)]
-        tissue = sample[sample > 0.1 * torch.quantile(sample, 0.995)]
+        tissue = tissue_of(volumes[0])
         return volumes / tissue.median().clamp_min(1e-6) if tissue.numel() else torch.zeros_like(volumes)
 
     def measure(self, volumes: Sequence[Observation], facts: Sequence[Mapping]) -> Observation:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmvae.batch import Observation
 from mmvae.case import Asset, InputError
 from mmvae.modality import Modality
-from mmvae_mri.grid import OnGrid
+from mmvae_mri.grid import OnGrid, tissue_of
 
 WATER = 3.0e-3  # mm²/s; nothing in the body diffuses faster than free water at 37 °C
 
@@ -74,9 +74,7 @@ class DWI(OnGrid):
         if "ADC" in facts.get("ImageType", ()):
             top = float(torch.quantile(volumes.flatten()[:: max(1, volumes.numel() // 200_000)], 0.99))
             return volumes / 1000 if top > 20 else volumes * 1000 if top < 0.02 else volumes
-        first = volumes[0].flatten()
-        sample = first[:: max(1, first.numel() // 200_000)]
-        tissue = sample[sample > 0.1 * torch.quantile(sample, 0.995)]
+        tissue = tissue_of(volumes[0])
         return volumes / tissue.median().clamp_min(1e-6) if tissue.numel() else torch.zeros_like(volumes)
 
     def measure(self, volumes: Sequence[Observation], facts: Sequence[Mapping]) -> Observation:

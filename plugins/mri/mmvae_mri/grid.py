@@ -25,6 +25,12 @@ from mmvae.volume import (
 )
 
 
+def tissue_of(volume: Float[Tensor, "*voxels"]) -> Float[Tensor, " n"]:
+    """A sample of the intensities that exceed a tenth of the 99.5th percentile: tissue, not air."""
+    sample = volume.flatten()[:: max(1, volume.numel() // 200_000)]
+    return sample[sample > 0.1 * torch.quantile(sample, 0.995)]
+
+
 @dataclass(frozen=True)
 class OnGrid(Modality):
     """A stack of the case on a common grid; value and mask (C, i, j, k), axes superior, posterior, left.
@@ -101,8 +107,7 @@ class OnGrid(Modality):
 
         Tissue is what exceeds a tenth of the 99.5th percentile of the whole stack: the crop alone may be all lesion.
         """
-        sample = volumes.flatten()[:: max(1, volumes.numel() // 200_000)]
-        tissue = sample[sample > 0.1 * torch.quantile(sample, 0.995)]
+        tissue = tissue_of(volumes)
         if tissue.numel() < 2:
             return torch.zeros_like(volumes)
         low, middle, high = torch.quantile(tissue, torch.tensor([0.1, 0.5, 0.9]))
