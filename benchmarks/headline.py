@@ -85,8 +85,7 @@ class Bench:
             self.work / "runs" / name,
         )
         rows = evaluate_fold([made], self.cohort, self.split, "unseen", self.relevance)
-        rows = {key: row for key, row in rows.items() if not key.startswith("class/")}
-        if roles != ROLES and len(roles) == 1:
+        if len(roles) == 1:
             rows[GROUP] = rows[roles[0]]
         return rows, {
             "config": made.config(),

@@ -123,6 +123,8 @@ def search(
     }[archive]
     place = {key: n for n, key in enumerate(keys)}
     approximate = engine == "usearch" or (engine == "auto" and joint_of_all and total >= ASKED_FROM)
+    # Read once: what forms the archive, and what tells which queried roles a neighbour lacks.
+    _, experts = index.experts(roles if approximate else [*formed, *roles])
     if approximate:
         own = sum(fact["patient"] == patient for fact in facts)
         chosen = np.array([place[key] for key in nearest(index, z[0], k + own) if keep[place[key]]], int)[:k]
@@ -132,18 +134,14 @@ def search(
             torch.from_numpy(z), torch.from_numpy(means[chosen].copy())
         ).numpy()[0]
         chosen = chosen[np.argsort(distance[chosen], kind="stable")]
-        _, experts = index.experts(roles)
-        present = experts.present
     else:
-        _, experts = index.experts(formed)
-        has = experts.present
+        has = experts.having(formed)
         keep &= has.any(1)
         distance = np.full(total, np.inf)
         rows = np.flatnonzero(keep)
         means = experts.rows(rows).means(fusion, has[rows])
         distance[rows] = DISTANCES[meta["distance"]](torch.from_numpy(z), torch.from_numpy(means)).numpy()[0]
         chosen = np.argsort(distance, kind="stable")[: min(k, len(rows))]
-        present = index.experts(roles)[1].present
     order = [role for role in meta["roles"] if role in roles]
     neighbours = tuple(
         Neighbour(
@@ -153,7 +151,7 @@ def search(
             facts[n]["label_source"],
             facts[n]["terms"],
             facts[n]["record"],
-            tuple(role for m, role in enumerate(order) if not present[n, m]),
+            tuple(role for role in order if not experts.present[n, experts.roles.index(role)]),
         )
         for n in chosen
     )
