@@ -1,7 +1,5 @@
 """The LightningModule: experts of the visible roles, fused, score every present role."""
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +13,13 @@ from torch import Tensor, nn
 
 from mmvae.batch import Batch, Observation
 from mmvae.case import Card, Case, Cohort, InputError
+from mmvae.checkpoint import config_differences, digest_of, read_checkpoint
 from mmvae.data import seed_of
 from mmvae.discovery import kind_of, origin_of
 from mmvae.latent.fusion import Fusion, PoE
 from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
 from mmvae.latent.objective import ELBO, Bound, Objective
-from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, unfitted_difference, view_of
+from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, view_of
 
 BALANCED = 300.0
 ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
@@ -406,17 +405,7 @@ class MMVAE(LightningModule):
         kept = checkpoint.get("mmvae")
         if kept is None:
             raise InputError("the checkpoint was not written by mmvae; it has no entry 'mmvae'")
-        mine, differing = self.config(), []
-        for name, theirs in kept["config"].items():
-            if name != "modalities" and mine.get(name) != theirs:
-                differing.append(f"model.{name} is {mine.get(name)!r}, the checkpoint's {theirs!r}")
-        for role in sorted({*mine["modalities"], *kept["config"]["modalities"]}):
-            a, b = mine["modalities"].get(role), kept["config"]["modalities"].get(role)
-            if a is None or b is None:
-                differing.append(f"model.modalities.{role} is {'missing' if a is None else 'new'}")
-            elif a != b:
-                fields = unfitted_difference(from_plain(a), from_plain(b)) or ["class_path"]
-                differing += [f"model.modalities.{role}.{field} differs" for field in fields]
+        differing = config_differences(self.config(), kept["config"])
         if self.data_identity and kept["data"]:
             differing += [
                 f"data: the {k} differs" for k, v in self.data_identity.items() if kept["data"].get(k) != v
@@ -441,15 +430,7 @@ class MMVAE(LightningModule):
         Raises:
             InputError: naming what is wrong with the file.
         """
-        path = Path(checkpoint_path)
-        if not path.is_file():
-            raise InputError(f"there is no checkpoint {path}; `mmvae fit` writes them into its run folder")
-        try:
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-        except Exception as error:  # torch raises a dozen types here; all mean that the file is no checkpoint
-            raise InputError(f"{path.name} is not a checkpoint of mmvae ({type(error).__name__})") from error
-        if not isinstance(checkpoint, dict) or "mmvae" not in checkpoint:
-            raise InputError(f"{path.name} is not a checkpoint of mmvae: it has no entry 'mmvae'")
+        checkpoint = read_checkpoint(Path(checkpoint_path), map_location)
         kept = checkpoint["mmvae"]
         config = dict(kept["config"])
         config["modalities"] = {role: from_plain(plain) for role, plain in config["modalities"].items()}
@@ -462,17 +443,10 @@ class MMVAE(LightningModule):
 
     def fingerprint(self) -> str:
         """SHA-256 of fitted recipes, fusion and encoder weights: two models with it place a case at the same point."""
-        digest = hashlib.sha256()
         plain = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
-        digest.update(
-            json.dumps(
-                [plain, to_plain(self.fusion), self.answer_roles, self.distance], sort_keys=True
-            ).encode()
+        return digest_of(
+            [plain, to_plain(self.fusion), self.answer_roles, self.distance], self.encoders.state_dict()
         )
-        for name, tensor in sorted(self.encoders.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
 
 def _stack(seen: Observation, device) -> Observation:

@@ -1,11 +1,9 @@
 """A source led by a table → a cohort folder, and a list of what was skipped, and why."""
 
-import gzip
 import hashlib
 import json
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,34 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from mmvae.case import Answers, Asset, Card, Case, InputError, Lesion, draw_splits, write_cohort
+from mmvae.ingest.files import read_signal, read_volume
 from mmvae.ingest.identity import Vault, vault_path, without_identifiers
 from mmvae.ingest.mapping import AssetRule, Map, read_map, read_table, value_of
 from mmvae.ingest.nifti import write_nifti
-
-# The closed list of reasons for which a file is left out; a sentence with the violated condition stands beside each.
-SKIP_CODES = {
-    "truncated": "the file ends early or does not decompress",
-    "not_image": "the file is no volume, picture or text that can be read",
-    "no_position": "the geometry cannot be inverted or is not finite",
-    "not_mapped": "no row of the table names the file",
-    "limit": "the file exceeds a limit",
-}
-_PICTURES = (".png", ".jpg", ".jpeg")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file left out: F, code and sentence."""
-
-    file: str
-    code: str
-    reason: str
-
-
-class _Unusable(Exception):
-    def __init__(self, code: str, reason: str):
-        super().__init__(reason)
-        self.code, self.reason = code, reason
+from mmvae.ingest.skipped import Skipped, Unusable
 
 
 @dataclass(frozen=True)
@@ -69,88 +44,14 @@ class _Row:
     reference: tuple[str, ...]
 
 
-def _read_volume(wanted: _Wanted) -> tuple[np.ndarray, np.ndarray, str]:
-    """Volume (x, y, z[, n]), its matrix to LPS mm, and the asset's type."""
-    import nibabel
-
-    path, rule = wanted.path, wanted.rule
-    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    name = path.name.lower()
-    try:
-        if name.endswith((".nii", ".nii.gz")):
-            image = nibabel.load(path)
-            scaled = image.dataobj.slope not in (1.0, None) or image.dataobj.inter not in (0.0, None)
-            array = np.asarray(image.dataobj, np.float32) if scaled else np.asanyarray(image.dataobj)
-            affine, kind = flip @ image.affine, "volume"
-        elif name.endswith(".npz"):
-            with np.load(path, allow_pickle=False) as held:
-                array = held[wanted.member]
-            # (slice, row, column) as stored; column runs to the left, row to the back, slice up: an assumption, stated.
-            array = (
-                array.transpose(2, 1, 0)
-                if array.ndim == 3
-                else array.T[:, :, None]
-                if array.ndim == 2
-                else array
-            )
-            affine, kind = np.diag([*(rule.spacing_mm or (1.0, 1.0, 1.0)), 1.0]), "volume"
-        elif name.endswith(_PICTURES):
-            from PIL import Image
-
-            with Image.open(path) as picture:
-                array = np.asarray(picture.convert("L")).T[:, :, None]
-            affine, kind = np.diag([*(rule.spacing_mm or (1.0, 1.0, 1.0)), 1.0]), "image"
-        else:
-            raise _Unusable(
-                "not_image", f"the suffix {path.suffix!r} is none of .nii, .nii.gz, .npz, .png, .jpg, .txt"
-            )
-    except (EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise _Unusable("truncated", f"the file does not decompress ({type(error).__name__})") from error
-    except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        if name.endswith(".gz") and not _decompresses(path):
-            raise _Unusable("truncated", "the file ends before its compressed data do") from error
-        raise _Unusable(
-            "not_image", f"the file cannot be read as {path.suffix} ({type(error).__name__})"
-        ) from error
-    if array.ndim not in (3, 4) or 0 in array.shape:
-        raise _Unusable(
-            "not_image", f"the array has shape {array.shape}; expected 3 or 4 dimensions, none of them 0"
-        )
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise _Unusable("no_position", "the matrix from voxels to mm cannot be inverted")
-    if array.dtype.kind not in "iuf":
-        raise _Unusable("not_image", f"the array's type is {array.dtype}, expected numbers")
-    if array.dtype.kind == "f":
-        array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    elif array.dtype.itemsize == 8:
-        array = array.astype(np.int32)
-    return array, affine, kind
-
-
-def _write_signal(row: "_Row", number: int, wanted: _Wanted) -> Asset:
-    """An array of an .npz as a plain .npy of float32, samples first."""
-    try:
-        with np.load(wanted.path, allow_pickle=False) as held:
-            array = np.ascontiguousarray(held[wanted.member], dtype=np.float32)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise _Unusable(
-            "not_image", f"the signal cannot be read from an .npz#array ({type(error).__name__})"
-        ) from error
+def _signal(row: _Row, number: int, wanted: _Wanted) -> Asset:
+    """An array of an .npz as a plain .npy."""
+    array = read_signal(wanted.path, wanted.member)
     uri = f"cases/{row.case_id}/{number}.npy"
     with (row.root / uri).open("wb") as stream:
         np.lib.format.write_array(stream, array, allow_pickle=False)
     digest = hashlib.sha256((row.root / uri).read_bytes()).hexdigest()
     return Asset("signal", uri, digest, wanted.rule.kind, 1.0, None, {**wanted.rule.facts}, (wanted.file,))
-
-
-def _decompresses(path: Path) -> bool:
-    try:
-        with gzip.open(path) as stream:
-            while stream.read(1 << 20):
-                pass
-    except (OSError, EOFError, zlib.error):
-        return False
-    return True
 
 
 def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
@@ -164,7 +65,7 @@ def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
                 try:
                     text = without_identifiers(wanted.path.read_text(encoding="utf-8"), row.identifiers)
                 except UnicodeDecodeError as error:
-                    raise _Unusable("not_image", "the text is not UTF-8") from error
+                    raise Unusable("not_image", "the text is not UTF-8") from error
                 uri = f"cases/{row.case_id}/{number}.txt"
                 (row.root / uri).write_text(text, encoding="utf-8")
                 assets.append(
@@ -181,18 +82,18 @@ def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
                 )
                 continue
             if wanted.rule.signal:
-                assets.append(_write_signal(row, number, wanted))
+                assets.append(_signal(row, number, wanted))
                 continue
-            array, affine, kind = _read_volume(wanted)
+            array, affine, kind = read_volume(wanted.path, wanted.member, wanted.rule)
             stated = wanted.rule.facts
             for name in ("DiffusionBValue", "PhaseTime_s"):
                 volumes = array.shape[3] if array.ndim == 4 else 1
                 if name in stated and len(stated[name]) != volumes:
-                    raise _Unusable(
+                    raise Unusable(
                         "not_image",
                         f"the MAP's facts.{name} lists {len(stated[name])} numbers, the file holds {volumes} volumes",
                     )
-        except _Unusable as error:
+        except Unusable as error:
             skipped.append(Skipped(wanted.file, error.code, error.reason))
             continue
         uri = f"cases/{row.case_id}/{number}.nii.gz"

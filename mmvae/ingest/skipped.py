@@ -1,0 +1,29 @@
+"""What is left out of a cohort, and why: a closed list of codes, and a sentence for each file."""
+
+from dataclasses import dataclass
+
+# The closed list of reasons for which a file is left out; a sentence with the violated condition stands beside each.
+SKIP_CODES = {
+    "truncated": "the file ends early or does not decompress",
+    "not_image": "the file is no volume, picture or text that can be read",
+    "no_position": "the geometry cannot be inverted or is not finite",
+    "not_mapped": "no row of the table names the file",
+    "limit": "the file exceeds a limit",
+}
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file left out: F, code and sentence."""
+
+    file: str
+    code: str
+    reason: str
+
+
+class Unusable(Exception):
+    """A file that costs itself: code and sentence."""
+
+    def __init__(self, code: str, reason: str):
+        super().__init__(reason)
+        self.code, self.reason = code, reason
