@@ -110,23 +110,6 @@ def resample(
     return torch.where(inside, to(image).data.float(), 0), inside
 
 
-def robust_scale(value: Float[Tensor, "C i j k"], mask: Bool[Tensor, "C i j k"]) -> Float[Tensor, "C i j k"]:
-    """Each channel minus its median, over the 5–95 % range's quarter, where measured; clipped to ±6.
-
-    A magnitude image has no unit: two scanners differ by a factor that nothing in the case explains.
-    """
-    out = torch.zeros_like(value)
-    for c in range(len(value)):
-        seen = value[c][mask[c]]
-        if seen.numel() == 0:
-            continue
-        low, middle, high = torch.quantile(
-            seen[:: max(1, seen.numel() // 100_000)], torch.tensor([0.05, 0.5, 0.95])
-        )
-        out[c] = ((value[c] - middle) / ((high - low) / 4).clamp_min(1e-6)).clamp(-6, 6)
-    return torch.where(mask, out, 0)
-
-
 def move(seen: Observation, motion: Motion, spacing_mm: Sequence[float]) -> Observation:
     """A volume (C, i, j, k) under a motion about the grid's centre; what comes from outside is masked."""
     if motion == Motion():
@@ -141,10 +124,12 @@ def move(seen: Observation, motion: Motion, spacing_mm: Sequence[float]) -> Obse
     theta[:, :3] = theta[:, :3] * size[None, :] / size[:, None]
     theta[:, 3] = theta[:, 3] / size
     grid = nn.functional.affine_grid(theta[None], [1, 1, *shape], align_corners=False)
-    both = torch.cat([torch.where(seen.mask, seen.value, 0), seen.mask.float()])[None]
+    # Channels mostly share one mask; it is then moved once.
+    measured = seen.mask[:1] if (seen.mask == seen.mask[:1]).all() else seen.mask
+    both = torch.cat([torch.where(seen.mask, seen.value, 0), measured.float()])[None]
     moved = nn.functional.grid_sample(both, grid, align_corners=False)[0]
-    value, cover = moved.split(len(seen.value))
-    mask = cover > 0.5
+    value, cover = moved.split([len(seen.value), len(measured)])
+    mask = (cover > 0.5).expand_as(value)
     return Observation(torch.where(mask, value / cover.clamp_min(0.5), 0), mask)
 
 

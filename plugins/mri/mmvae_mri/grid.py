@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -28,7 +29,7 @@ from mmvae.volume import (
 def tissue_of(volume: Float[Tensor, "*voxels"]) -> Float[Tensor, " n"]:
     """A sample of the intensities that exceed a tenth of the 99.5th percentile: tissue, not air."""
     sample = volume.flatten()[:: max(1, volume.numel() // 200_000)]
-    return sample[sample > 0.1 * torch.quantile(sample, 0.995)]
+    return sample[sample > 0.1 * float(np.quantile(sample, 0.995))]  # numpy partitions, torch would sort
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class OnGrid(Modality):
         tissue = tissue_of(volumes)
         if tissue.numel() < 2:
             return torch.zeros_like(volumes)
-        low, middle, high = torch.quantile(tissue, torch.tensor([0.1, 0.5, 0.9]))
-        return ((volumes - middle) / ((high - low) / 2).clamp_min(1e-6)).clamp(-4, 8)
+        low, middle, high = map(float, np.quantile(tissue, [0.1, 0.5, 0.9]))
+        return ((volumes - middle) / max((high - low) / 2, 1e-6)).clamp(-4, 8)
 
     def blank(self) -> Observation:
         shape = (self.channels, *self.shape)
