@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import ceiling, neighbours
-from benchmarks.setup import IMAGES, SUPERVISION, Budget, modalities, model, train, versions
+from benchmarks.setup import IMAGES, MOTION, SUPERVISION, Budget, modalities, model, train, versions
 from mmvae.case import Cohort
 from mmvae.phantom.cohort import write_phantom_cohort
 from mmvae.retrieval.embed import embed
@@ -88,7 +88,7 @@ class Bench:
         if len(roles) == 1:
             rows[GROUP] = rows[roles[0]]
         return rows, {
-            "config": made.config(),
+            "config": {**made.config(), "budget": asdict(self.budget), "motion": asdict(MOTION)},
             "weights": made.weight_of,
             "distance": made.distance,
             "validation_mAP": self._validation(made),
@@ -183,8 +183,8 @@ class Bench:
         )
         return neighbours.rank(table, rows, rows, cases, ranking)
 
-    def run(self, only: str | None) -> None:
-        """All units, the first seed's first."""
+    def run(self, only: str | None, part: tuple[int, int] = (1, 1)) -> None:
+        """All units, the first seed's first; part k of n makes every n-th, so that n processes share the work."""
         units: list[tuple[str, Callable]] = [("knn", self.knn)]
         for seed in range(1, self.seeds + 1):
             for name in ("report+findings", "none", "labels", "findings", "report"):
@@ -193,9 +193,12 @@ class Bench:
                 units.append(
                     (f"single-{role}-{seed}", lambda r=role, s=seed: self.ours("report+findings", s, (r,)))
                 )
-            units.append((f"late-{seed}", lambda s=seed: self.late_of_separate(s)))
         units += [(f"ceiling-{n}", lambda n=n: self.ceiling(n)) for n in range(len(ceiling.GRID))]
-        for name, make in units:
+        number, of = part
+        todo = units[number - 1 :: of]
+        if of == 1:  # late fusion of separate models waits for them, so it is not shared out
+            todo += [(f"late-{s}", lambda s=s: self.late_of_separate(s)) for s in range(1, self.seeds + 1)]
+        for name, make in todo:
             if only is None or name.startswith(only):
                 self.unit(name, make)
 
@@ -257,9 +260,6 @@ def table(work: Path) -> list[dict]:
         rows, extra = units["knn"]
         put(f"k-NN ({extra['best']})", [rows[GROUP]], supervision="none", validation=extra["validation"])
         put("record alone, k-NN", [rows["record alone"]], supervision="none")
-        put(
-            "k-NN on the lesion's intensities (centre boxes)", [rows["k-NN centre boxes"]], supervision="none"
-        )
     trained = {name: u for name, u in units.items() if name.startswith("ceiling-")}
     if trained:
         best = max(trained, key=lambda n: trained[n][1]["validation_mAP"])
@@ -325,12 +325,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Budget.epochs)
     parser.add_argument("--sizes", default="600,200,400", help="training, validation and test patients")
     parser.add_argument("--only", help="units whose name begins so")
+    parser.add_argument(
+        "--part",
+        default="1/1",
+        help="k/n: every n-th unit, for n processes side by side; then run once without",
+    )
     parser.add_argument("--results", type=Path, help="JSONL and Markdown of the table are written here")
     arguments = parser.parse_args()
     sizes = tuple(int(n) for n in arguments.sizes.split(","))
     bench = Bench(arguments.seed, arguments.work, arguments.seeds, Budget(epochs=arguments.epochs), sizes)
     if arguments.only != "table":
-        bench.run(arguments.only)
+        number, of = (int(n) for n in arguments.part.split("/"))
+        bench.run(arguments.only, (number, of))
+        if of > 1:
+            return
     lines = table(arguments.work)
     print(markdown(lines))
     if arguments.results:

@@ -16,9 +16,8 @@ from sklearn.metrics import cohen_kappa_score
 from mmvae.case import Case, Cohort
 from mmvae.latent.fusion import PoE
 from mmvae.latent.gaussian import euclidean_distance
-from mmvae.phantom.anatomy import build
-from mmvae.phantom.patient import Patient, orads, parameters, phantom_hash, population
-from mmvae.phantom.scanner import examine
+from mmvae.phantom.patient import Patient, orads, phantom_hash, population
+from mmvae.phantom.scanner import anatomy_of, scanner_of
 from mmvae.phantom.words import TERMS, answers, reading, terms_of
 from mmvae.retrieval.evaluate import Ranking
 from mmvae.retrieval.metrics import METRICS
@@ -49,12 +48,7 @@ def findings_accuracy(patients: list[Patient], train: int, noisy: bool, seed: in
 
 def lesion_means(case: Case, root: Path, patient: Patient) -> np.ndarray:
     """Mean intensity within the true lesion over the body's median, each volume of each series; NaN where absent."""
-    exam = examine(patient)
-    p = parameters()
-    machine, size = p["scanners"][exam.scanner], p["protocols"]["quick"]
-    anatomy = build(
-        patient, size["matrix"], 2 * size["slices"], machine["spacing_mm"] * 128, machine["slice_mm"] * 16
-    )
+    anatomy = anatomy_of(patient, scanner_of(patient))
     mask = (anatomy.mask[0::2] | anatomy.mask[1::2]).transpose(2, 1, 0)
     columns = []
     for role in (("t1", False), ("t1", True), ("t2", False), ("dwi", True), ("contrast", True)):

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import torch
@@ -23,7 +24,7 @@ from mmvae.retrieval.monitor import RetrievalMonitor
 
 IMAGES = ("t1", "t1_fs", "t2", "dwi", "contrast")
 GRID = {"about": "lesion", "shape": (12, 40, 40), "spacing_mm": (7.0, 3.5, 3.5)}
-MOTION = MotionRange(rotation_deg=10.0, translation_mm=5.0, scale=0.1, flip=True)
+MOTION = MotionRange(rotation_deg=30.0, translation_mm=5.0, scale=0.15, flip=True)
 SUPERVISION = {
     "none": (),
     "report": ("report",),
@@ -35,12 +36,13 @@ SUPERVISION = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What every trained row spends: epochs, cases a step, learning rate, latent dimensions."""
+    """What every trained row spends: epochs, cases a step, learning rate, latent dimensions; arithmetic of the networks."""
 
-    epochs: int = 30
+    epochs: int = 24
     batch_size: int = 25
     lr: float = 2e-3
     latent_dim: int = 64
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
 
 
 def modalities(roles: tuple[str, ...]) -> dict[str, Modality]:
@@ -93,6 +95,7 @@ def train(
     )
     trainer = lightning.Trainer(
         max_epochs=budget.epochs,
+        precision=budget.precision,
         callbacks=[RetrievalMonitor(), keep],
         logger=False,
         enable_progress_bar=False,

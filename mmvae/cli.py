@@ -1,6 +1,7 @@
 """mmvae …: the command line. Each command imports only what it runs, so that `mmvae --help` stays under a second."""
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -45,7 +46,20 @@ def _status(error: BaseException) -> int | None:
         if isinstance(seen, InputError):
             return 1
         seen = seen.__cause__
-    return 1 if isinstance(error, OSError) and error.errno in (28, 13, 122, 30) else None
+    return 1 if (isinstance(error, OSError) and error.errno in _NO_ROOM) or _database_is_full(error) else None
+
+
+# Not permitted, file too large, no space left, read-only file system, quota exceeded.
+_NO_ROOM = (errno.EACCES, errno.EFBIG, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+
+
+def _database_is_full(error: BaseException) -> bool:
+    import sqlite3
+
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+    )
 
 
 def _bar(title: str):

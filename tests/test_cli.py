@@ -1,6 +1,9 @@
 """Commands as a user meets them: speed of help, refusals in one line, exit statuses."""
 
 import json
+import os
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -213,3 +216,52 @@ def test_a_new_modality_passes_conformance_as_it_stands(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
     assert "16 passed" in done.stdout
     assert main(["new-modality", "Bad Name", "--out", str(tmp_path / "x")]) == 1
+
+
+@pytest.fixture
+def made(trained, phantom, tmp_path) -> dict[str, list[str]]:
+    """The commands that write a folder, each with all that it needs."""
+    assert (
+        main(["embed", "--checkpoint", str(trained), "--cohort", str(phantom), "--out", str(tmp_path / "e")])
+        == 0
+    )
+    both = ["--checkpoint", str(trained), "--cohort", str(phantom)]
+    return {
+        "embed": ["embed", *both, "--out", str(tmp_path / "embed")],
+        "index": ["index", "build", str(tmp_path / "e"), "--out", str(tmp_path / "index")],
+        "evaluate": ["evaluate", *both, "--out", str(tmp_path / "evaluate")],
+    }
+
+
+@pytest.mark.parametrize("command", ["embed", "index", "evaluate"])
+def test_no_room_left_is_one_line_and_leaves_nothing(made, command, tmp_path, capsys):
+    """The kernel itself refuses to let a file grow beyond 4 KiB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = sorted(os.listdir(tmp_path))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        status = main(made[command])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert re.search("File too large|full|disk I/O error", error[-1])
+    assert sorted(os.listdir(tmp_path)) == before
+    assert main(made[command]) == 0  # with room it works
+
+
+@pytest.mark.parametrize("command", ["embed", "index", "evaluate"])
+def test_ctrl_c_ends_with_130_and_leaves_nothing(made, command, tmp_path, monkeypatch):
+    before = sorted(os.listdir(tmp_path))
+    place = {
+        "embed": "mmvae.retrieval.embed.shutil.copyfile",
+        "index": "mmvae.retrieval.index.shutil.copyfile",
+        "evaluate": "mmvae.retrieval.report.subset_curve",
+    }
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place[command], stop)
+    assert main(made[command]) == 130
+    assert sorted(os.listdir(tmp_path)) == before

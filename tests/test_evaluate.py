@@ -51,11 +51,8 @@ def test_answers_of_test_cases_change_no_headline_number_by_one_bit(model, table
     assert a.keys() == b.keys()
     for key in a:
         np.testing.assert_array_equal(a[key], b[key])
-    assert any(
-        not np.array_equal(table.rows[k].value, other.rows[k].value, equal_nan=True)
-        for k in table.rows
-        if k.startswith("with_answers/")
-    ) or not np.array_equal(
+    # The answers did change: an archive that encodes them moves.
+    assert not np.array_equal(
         _with_answers_means(model, cohort), _with_answers_means(model, Cohort.load(tmp_path / "other"))
     )
 

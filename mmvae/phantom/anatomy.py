@@ -28,7 +28,7 @@ class Anatomy:
         return -(n - 1) / 2 * np.array(self.step_mm[::-1])
 
 
-def _smooth_noise(rng, shape, cells, amplitude):
+def smooth_noise(rng, shape, cells, amplitude):
     """A random field of so many cells along each axis, linearly interpolated; standard deviation `amplitude`."""
     field = rng.standard_normal(tuple(c + 1 for c in cells)).astype(np.float32) * amplitude
     for axis, n in enumerate(shape):
@@ -47,14 +47,14 @@ def build(
     shape, step = (slices, matrix, matrix), (depth_mm / slices, fov_mm / matrix, fov_mm / matrix)
     axes = [((np.arange(n) - (n - 1) / 2) * s).astype(np.float32) for n, s in zip(shape, step)]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
-    x, y, z = (a + _smooth_noise(rng, shape, (3, 5, 5), 3.0) for a in (x, y, z))
+    x, y, z = (a + smooth_noise(rng, shape, (3, 5, 5), 3.0) for a in (x, y, z))
     label = np.zeros(shape, np.uint8)
 
     def ellipsoid(centre, half, bumps=0.0):
         cx, cy, cz = centre
         r2 = ((x - cx) / half[0]) ** 2 + ((y - cy) / half[1]) ** 2 + ((z - cz) / half[2]) ** 2
         if bumps:
-            r2 = r2 * (1 + _smooth_noise(rng, shape, (4, 8, 8), bumps))
+            r2 = r2 * (1 + smooth_noise(rng, shape, (4, 8, 8), bumps))
         return r2
 
     width, depth = rng.uniform(0.9, 1.08), rng.uniform(0.88, 1.1)
@@ -63,13 +63,13 @@ def build(
     label[body < rng.uniform(0.72, 0.85)] = CODE["muscle"]
     cavity = ((x / (80 * width)) ** 2 + ((y + 4) / (60 * depth)) ** 2) < 1
     label[cavity] = CODE["bowel"]
-    label[cavity & (_smooth_noise(rng, shape, (8, 18, 18), 1.0) > 0.25)] = CODE["fat"]
+    label[cavity & (smooth_noise(rng, shape, (8, 18, 18), 1.0) > 0.25)] = CODE["fat"]
     for sign in (-1, 1):
         label[ellipsoid((sign * 84 * width, 22, -8), (18, 20, 60)) < 1] = CODE["bone"]
     label[ellipsoid((0, 72 * depth, 0), (30, 16, 70)) < 1] = CODE["bone"]
     f = patient.findings
     if f.ascites:
-        fluid = cavity & (_smooth_noise(rng, shape, (5, 10, 10), 1.0) + (y / 60) > 0.35)
+        fluid = cavity & (smooth_noise(rng, shape, (5, 10, 10), 1.0) + (y / 60) > 0.35)
         label[fluid] = CODE["ascites"]
     bladder = rng.uniform(18, 34)
     label[ellipsoid((rng.normal(0, 3), -34 * depth, -18), (bladder * 1.2, bladder * 0.8, bladder)) < 1] = (
@@ -118,7 +118,7 @@ def _lesion(rng, patient, label, xyz, side, shape):
         & (abs(y - centre[1]) < 1.4 * half + 8)
         & (abs(z - centre[2]) < 1.4 * half + 8)
     )
-    lumpy = _smooth_noise(rng, shape, (5, 9, 9), 0.07)[near]
+    lumpy = smooth_noise(rng, shape, (5, 9, 9), 0.07)[near]
     x, y, z = x[near], y[near], z[near]
     u = np.stack(
         [(x - centre[0]) / axes[0], (y - centre[1]) / axes[1], (z - centre[2]) / axes[2]]
@@ -149,7 +149,8 @@ def _lesion(rng, patient, label, xyz, side, shape):
             paint(cell == index, fluid)
         if count > 1:
             nearest = np.sort(np.sqrt(distance), 0)
-            paint(nearest[1] - nearest[0] < rng.uniform(1.6, 3.0) / half, "wall")
+            septum_mm = rng.uniform(2.0, 3.5) + 0.04 * half
+            paint(nearest[1] - nearest[0] < septum_mm / half, "wall")
         if f.fat:  # fat floats: supine, it lies in front (anterior is −y)
             level = rng.uniform(-0.35, 0.35)
             paint((u[1] < level) & (cell == rng.integers(count)), "dermoid_fat")
@@ -162,16 +163,16 @@ def _lesion(rng, patient, label, xyz, side, shape):
                 direction = rng.normal(0, 1, 3)
                 at = direction / np.linalg.norm(direction) * rng.uniform(0.6, 0.9)
                 radius = (
-                    np.clip(rng.uniform(5, 9) / half, 0.12, 0.45)
+                    np.clip(rng.uniform(7, 11) / half, 0.28, 0.5)
                     if f.solid == "small"
-                    else rng.uniform(0.4, 0.7)
+                    else rng.uniform(0.5, 0.75)
                 )
                 paint(((u - at[:, None]) ** 2).sum(0) < radius**2, solid)
         paint(shell, "wall")
         for _ in range({"none": 0, "few": rng.integers(2, 4), "many": rng.integers(9, 22)}[f.papillae]):
             direction = rng.normal(0, 1, 3)
             at = direction / np.linalg.norm(direction) * 0.85
-            radius = np.clip(rng.uniform(2.5, 5.5) / half, 0.06, 0.3)
+            radius = np.clip(rng.uniform(4.0, 7.0) / half, 0.15, 0.3)
             paint(((u - at[:, None]) ** 2).sum(0) < radius**2, solid or "borderline_solid")
     label[near] = part
     mask = np.zeros(shape, bool)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmvae.phantom.anatomy import TISSUES, Anatomy, build
+from mmvae.phantom.anatomy import TISSUES, Anatomy, build, smooth_noise
 from mmvae.phantom.patient import Patient, parameters
 from mmvae.phantom.physics import (
     diffusion_weighting,
@@ -41,6 +41,22 @@ class Examination:
     scanner: str
 
 
+def _drawn_scanner(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(parameters()["scanners"])))
+
+
+def scanner_of(patient: Patient) -> str:
+    """The scanner that `examine` draws for this patient."""
+    return _drawn_scanner(np.random.default_rng([patient.rng_seed % 2**32, 2]))
+
+
+def anatomy_of(patient: Patient, scanner: str, protocol: str = "quick") -> Anatomy:
+    """The patient's anatomy on this scanner's grid, two layers a slice."""
+    machine, size = parameters()["scanners"][scanner], parameters()["protocols"][protocol]
+    field, depth = machine["spacing_mm"] * 128, machine["slice_mm"] * 16
+    return build(patient, size["matrix"], 2 * size["slices"], field, depth)
+
+
 def examine(patient: Patient, protocol: str = "quick", scanner: str | None = None) -> Examination:
     """The patient scanned. Scanner, missing series and noise are drawn from the patient's seed, never from the class.
 
@@ -48,15 +64,13 @@ def examine(patient: Patient, protocol: str = "quick", scanner: str | None = Non
     """
     p = parameters()
     rng = np.random.default_rng([patient.rng_seed % 2**32, 2])
-    drawn = str(rng.choice(list(p["scanners"])))
+    drawn = _drawn_scanner(rng)
     absent = {role: rng.random() < p["missing"]["series"][role] for role in ROLES}
     if all(absent.values()):
         absent["t2"] = False
     name = scanner or drawn
     machine, size = p["scanners"][name], p["protocols"][protocol]
-    anatomy = build(
-        patient, size["matrix"], 2 * size["slices"], machine["spacing_mm"] * 128, machine["slice_mm"] * 16
-    )
+    anatomy = anatomy_of(patient, name, protocol)
     shift = rng.uniform(-4, 4, 3)  # the table is never at the same place
     rng = np.random.default_rng([patient.rng_seed % 2**32, 3, list(p["scanners"]).index(name)])
     texture = 1 + 0.05 * rng.standard_normal(anatomy.label.shape, np.float32)
@@ -105,12 +119,9 @@ def _image(signal, patient_fat, suppressed, machine, anatomy, texture, rng, low_
             volume[:, 0::2, 0::2] + volume[:, 1::2, 0::2] + volume[:, 0::2, 1::2] + volume[:, 1::2, 1::2]
         ) / 4
         volume = small.repeat(2, 1).repeat(2, 2)
-    z, y, x = (
-        np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if a == i else 1 for a in range(3)])
-        for i, n in enumerate(volume.shape)
-    )
-    a = rng.normal(0, 0.15, 4)
-    bias = np.exp(a[0] * x + a[1] * y + a[2] * z + a[3] * (x * x + y * y))
+    bias = np.exp(
+        smooth_noise(rng, volume.shape, (2, 3, 3), 0.2)
+    )  # what surface coils leave after correction
     ghost = rng.uniform(0, 0.03)
     volume = volume * bias
     volume = volume + ghost * np.roll(volume, volume.shape[1] // 3, 1)
