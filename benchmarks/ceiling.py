@@ -34,7 +34,7 @@ GRID = [
     Training(loss, decay, epochs)
     for loss in ("cross-entropy", "contrastive")
     for decay in (0.1, 0.01, 0.5)
-    for epochs in (24, 48)
+    for epochs in (40, 20)
 ]
 SPACES = ("mean", "logits", "probabilities")
 

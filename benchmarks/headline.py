@@ -184,8 +184,9 @@ class Bench:
         return neighbours.rank(table, rows, rows, cases, ranking)
 
     def run(self, only: str | None, part: tuple[int, int] = (1, 1)) -> None:
-        """All units, the first seed's first; part k of n makes every n-th, so that n processes share the work."""
+        """All units, what the ruler needs first; part k of n makes every n-th, so that n processes share the work."""
         units: list[tuple[str, Callable]] = [("knn", self.knn)]
+        units += [(f"ceiling-{n}", lambda n=n: self.ceiling(n)) for n in range(len(ceiling.GRID))]
         for seed in range(1, self.seeds + 1):
             for name in ("report+findings", "none", "labels", "findings", "report"):
                 units.append((f"{name}-{seed}", lambda n=name, s=seed: self.ours(n, s)))
@@ -193,7 +194,6 @@ class Bench:
                 units.append(
                     (f"single-{role}-{seed}", lambda r=role, s=seed: self.ours("report+findings", s, (r,)))
                 )
-        units += [(f"ceiling-{n}", lambda n=n: self.ceiling(n)) for n in range(len(ceiling.GRID))]
         number, of = part
         todo = units[number - 1 :: of]
         if of == 1:  # late fusion of separate models waits for them, so it is not shared out

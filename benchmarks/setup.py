@@ -38,7 +38,7 @@ SUPERVISION = {
 class Budget:
     """What every trained row spends: epochs, cases a step, learning rate, latent dimensions; arithmetic of the networks."""
 
-    epochs: int = 24
+    epochs: int = 20
     batch_size: int = 25
     lr: float = 2e-3
     latent_dim: int = 64
