@@ -96,22 +96,57 @@ def _phantom(a) -> int:
 
 def _scan(a) -> int:
     from mmvae.case import InputError
-    from mmvae.ingest.scan import scan_table
+    from mmvae.ingest.mapping import read_map
 
-    if a.map is None or a.records is None:
-        raise InputError("this source needs --map MAP.yaml and --records R.csv, which say what its files are")
     if a.splits and a.folds:
         raise InputError("--splits and --folds exclude each other; give one")
-    count, skipped = scan_table(
-        a.source, a.out, a.map, a.records, a.splits, a.folds, a.split_seed, a.jobs, a.strict, _bar("cases")
-    )
+    if a.map is not None and read_map(a.map).assets:
+        from mmvae.ingest.scan import scan_table
+
+        if a.records is None:
+            raise InputError("a MAP with `assets` needs --records R.csv, the table that it speaks of")
+        count, skipped = scan_table(
+            a.source,
+            a.out,
+            a.map,
+            a.records,
+            a.splits,
+            a.folds,
+            a.split_seed,
+            a.jobs,
+            a.strict,
+            _bar("cases"),
+        )
+    else:
+        from mmvae.ingest.study import scan_dicom
+
+        made = scan_dicom(
+            a.source,
+            a.out,
+            a.records,
+            a.reports,
+            a.lesions,
+            a.map,
+            a.override,
+            a.splits,
+            a.folds,
+            a.split_seed,
+            a.jobs,
+            _bar("files"),
+        )
+        count, skipped = made.cases, made.skipped
+        for note in made.notes:
+            print(note, file=sys.stderr)
     by_code: dict[str, int] = {}
     for item in skipped:
         by_code[item.code] = by_code.get(item.code, 0) + 1
     left_out = ", ".join(f"{n} {code}" for code, n in sorted(by_code.items())) or "nothing"
     print(f"{count} cases; left out: {left_out}" + (" (see skipped.jsonl)" if skipped and count else ""))
     if count == 0:
-        print("mmvae: the scan found no case; check the MAP's file templates against SOURCE", file=sys.stderr)
+        print(
+            "mmvae: the scan found no case; SOURCE needs DICOM files of MR series, or a MAP whose file templates fit it",
+            file=sys.stderr,
+        )
         return 3
     return 4 if a.strict and skipped else 0
 
@@ -295,11 +330,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--prevalence", choices=["balanced", "clinical"], default="balanced")
     p.add_argument("--protocol", choices=["quick", "full"], default="quick")
 
-    p = command("scan", _scan, "a folder of NIfTI, .npz or pictures with a table → a cohort")
+    p = command(
+        "scan", _scan, "a folder of DICOM studies, or of NIfTI, .npz or pictures with a table → a cohort"
+    )
     p.add_argument("source", type=Path)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--map", type=Path)
     p.add_argument("--records", type=Path)
+    p.add_argument("--reports", type=Path, help="folder of <AccessionNumber or PatientID>.txt")
+    p.add_argument("--lesions", type=Path, help="table of case,x_mm,y_mm,z_mm")
+    p.add_argument("--override", type=Path, help="table of F_or_series,kind")
     p.add_argument("--splits", type=_numbers)
     p.add_argument("--folds", type=int)
     p.add_argument("--split-seed", type=int, default=0)

@@ -1,5 +1,6 @@
 """Keyed pseudonyms and the vault that alone knows what is behind them."""
 
+import datetime
 import hashlib
 import hmac
 import json
@@ -72,6 +73,11 @@ class Vault:
         """F of a path relative to the source."""
         return self._name("files", "f", relative)
 
+    def shift_days(self, identifier: str) -> int:
+        """By how many days a patient's dates are moved: −1 to −3650, the same each time."""
+        digest = hmac.new(self.key, f"dates:{identifier}".encode(), hashlib.sha256).digest()
+        return -1 - int.from_bytes(digest[:4]) % 3650
+
     def whereis(self, name: str) -> str:
         """The path behind an F."""
         if name not in self.known["files"]:
@@ -100,3 +106,25 @@ def without_identifiers(text: str, identifiers: Iterable[str]) -> str:
     for identifier in sorted({i.strip() for i in identifiers if len(i.strip()) >= 3}, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(identifier)}(?!\w)", "[removed]", text, flags=re.IGNORECASE)
     return text
+
+
+_DATES = re.compile(
+    r"(?<!\d)(?:(?P<y>(?:19|20)\d\d)(?P<s>[-/.]?)(?P<m>0[1-9]|1[0-2])(?P=s)(?P<d>0[1-9]|[12]\d|3[01])"
+    r"|(?P<d2>0?[1-9]|[12]\d|3[01])(?P<s2>[-/.])(?P<m2>0?[1-9]|1[0-2])(?P=s2)(?P<y2>(?:19|20)\d\d))(?!\d)"
+)
+
+
+def shifted_dates(text: str, days: int) -> str:
+    """The text with every date (year first, or day first with its year) moved by so many days; its form is kept."""
+
+    def moved(match: re.Match) -> str:
+        year, month, day = (int(match[a] or match[b]) for a, b in (("y", "y2"), ("m", "m2"), ("d", "d2")))
+        try:
+            date = datetime.date(year, month, day) + datetime.timedelta(days)
+        except (ValueError, OverflowError):
+            return "[removed]"
+        if match["y"]:
+            return date.strftime(f"%Y{match['s']}%m{match['s']}%d")
+        return date.strftime(f"%d{match['s2']}%m{match['s2']}%Y")
+
+    return _DATES.sub(moved, text)

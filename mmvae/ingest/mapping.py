@@ -88,11 +88,10 @@ def read_map(path: Path) -> Map:
         raise InputError(
             f"--map {path.name}: unknown field {unknown[0]!r}; expected some of {', '.join(_FIELDS)}"
         )
-    for field in ("key", "assets"):
-        if field not in plain:
-            raise InputError(f"--map {path.name}: the field {field!r} is missing")
+    if "key" not in plain:
+        raise InputError(f"--map {path.name}: the field 'key' is missing")
     rules = []
-    for number, asset in enumerate(plain["assets"] or ()):
+    for number, asset in enumerate(plain.get("assets") or ()):
         for field in ("kind", "file"):
             if not isinstance(asset.get(field), str):
                 raise InputError(

@@ -6,18 +6,19 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from mmvae.case import Answers, Asset, Card, Case, InputError, Lesion, draw_splits, write_cohort
+from mmvae.case import Asset, Case, InputError, Lesion, draw_splits, write_cohort
 from mmvae.ingest.files import read_signal, read_volume
 from mmvae.ingest.identity import Vault, vault_path, without_identifiers
 from mmvae.ingest.mapping import AssetRule, Map, read_map, read_table, value_of
 from mmvae.ingest.nifti import write_nifti
 from mmvae.ingest.skipped import Skipped, Unusable
+from mmvae.ingest.table import field_types, with_words, words_card
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,10 @@ def scan_table(
     if out.exists():
         raise InputError(f"--out {out.name!r} exists already; name a folder that does not, or remove it")
     mapping = read_map(map_path)
+    if not mapping.assets:
+        raise InputError(
+            f"--map {map_path.name}: the field 'assets' is missing; a source that is no DICOM needs it"
+        )
     table = read_table(records, mapping.columns())
     vault = Vault.open(vault_path(out), create=True)
     beside = out.with_name(f".{out.name}.writing")
@@ -162,8 +167,8 @@ def scan_table(
                         "no row of the table and no asset of the MAP names this file",
                     )
                 )
-        types = _field_types(mapping, table)
-        cases = [_with_words(case, row.cells, mapping, types) for (case, _), row in zip(written, rows)]
+        types = field_types(mapping, table)
+        cases = [with_words(case, row.cells, mapping, types) for (case, _), row in zip(written, rows)]
         cases = [case for case in cases if case.assets or case.record]
         if cases:
             first = {
@@ -172,7 +177,9 @@ def scan_table(
             }
             patients = sorted({case.patient for case in cases}, key=lambda p: (first[p], p))
             drawn = draw_splits(patients, splits, folds, split_seed)
-            write_cohort(beside, _card(mapping, cases, types, source), cases, drawn)
+            nifti = any(r.file.split("#")[0].endswith((".nii", ".nii.gz")) for r in mapping.assets)
+            kind = "nifti" if nifti else "table"
+            write_cohort(beside, words_card(mapping, cases, types, kind), cases, drawn)
             lines = [
                 json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n"
                 for s in skipped
@@ -238,82 +245,3 @@ def _has_member(path: Path, member: str) -> bool:
             return f"{member}.npy" in archive.namelist()
     except (OSError, zipfile.BadZipFile):
         return True  # the worker opens it and says what is wrong
-
-
-def _field_types(mapping: Map, table) -> dict[str, dict]:
-    """Column, type and values or unit of each record field."""
-    fields = dict(mapping.record or {})
-    if mapping.every_other_column:
-        taken = mapping.columns()
-        fields = {name: {"column": name} for name in table[0] if name and name not in taken}
-    made = {}
-    for name, entry in fields.items():
-        values = [v for v in (value_of(row.get(entry["column"])) for row in table) if v is not None]
-        category = entry.get("type") == "category" or any(isinstance(v, str) for v in values)
-        kind = (
-            {"type": "category", "values": sorted({str(v) for v in values})}
-            if category
-            else {"type": "number", "unit": entry.get("unit")}
-        )
-        made[name] = {**kind, "column": entry["column"]}
-    return made
-
-
-def _with_words(case: Case, cells: Mapping[str, str], mapping: Map, types: Mapping[str, Mapping]) -> Case:
-    record = {}
-    for name, entry in types.items():
-        value = value_of(cells.get(entry["column"]))
-        if value is not None:
-            record[name] = str(value) if entry["type"] == "category" else value
-    labels = {
-        name: str(value)
-        for name, column in mapping.labels.items()
-        if (value := value_of(cells.get(column))) is not None
-    }
-    terms = None
-    if mapping.terms:
-        stated = [
-            (column, part.strip())
-            for column in mapping.terms
-            for part in (cells.get(column) or "").split(";")
-        ]
-        listed = [
-            part if ":" in part else f"{column}: {part}"
-            for column, part in stated
-            if value_of(part) is not None
-        ]
-        terms = tuple(listed) if listed else None
-    source = {name: mapping.label_source.get(name, "reader") for name in labels}
-    return replace(case, record=record, labels=labels, label_source=source, terms=terms)
-
-
-def _card(mapping: Map, cases: Sequence[Case], types: Mapping[str, Mapping], source: Path) -> Card:
-    listed = sorted({term for case in cases for term in case.terms or ()})
-    texts = tuple(sorted({a.kind for case in cases for a in case.assets if a.type == "text" and a.kind}))
-    given = mapping.answers
-    answers = Answers(texts, bool(listed)) if given is None else Answers(
-        tuple(given.get("kinds", ())), bool(given.get("terms", False)), tuple(given.get("fields", ()))
-    )  # fmt: skip
-    kinds = [asset.kind for case in cases for asset in case.assets]
-    return Card(
-        name=mapping.name or "cohort",
-        source="nifti"
-        if any(r.file.split("#")[0].endswith((".nii", ".nii.gz")) for r in mapping.assets)
-        else "table",
-        counts={
-            "cases": len(cases),
-            "patients": len({c.patient for c in cases}),
-            "assets": {k: kinds.count(k) for k in sorted(set(kinds))},
-        },
-        fields={name: {k: v for k, v in entry.items() if k != "column"} for name, entry in types.items()},
-        terms=tuple({"name": term, "parent": term.split(":")[0]} for term in listed),
-        targets=tuple(mapping.labels),
-        answers=answers,
-        reference=mapping.reference,
-        relevance=mapping.relevance,
-        assumed={
-            rule.kind: {"spacing_mm": list(rule.spacing_mm), "axes": "column left, row back, slice up"}
-            for rule in mapping.assets
-            if rule.assumed and rule.spacing_mm
-        },
-    )

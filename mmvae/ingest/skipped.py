@@ -8,7 +8,15 @@ SKIP_CODES = {
     "not_image": "the file is no volume, picture or text that can be read",
     "no_position": "the geometry cannot be inverted or is not finite",
     "not_mapped": "no row of the table names the file",
-    "limit": "the file exceeds a limit",
+    "limit": "the file exceeds a limit of time, memory or size",
+    "not_dicom": "the file is no DICOM object",
+    "no_decoder": "no installed codec reads the transfer syntax",
+    "gap": "slices are missing or irregular beyond what is resampled",
+    "mixed_geometry": "the file disagrees with its series in geometry",
+    "localizer": "a localizer or scout",
+    "screenshot": "a colour picture, or one with letters burnt in",
+    "derived": "a reformat, projection or subtraction",
+    "duplicate": "another file holds the same instance",
 }
 
 

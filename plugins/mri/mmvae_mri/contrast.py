@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmvae.batch import Observation
 from mmvae.case import InputError
-from mmvae_mri.grid import OnGrid, tissue_of
+from mmvae_mri.grid import OnGrid, codes, tissue_of
 
 
 def at_times(
@@ -52,7 +52,13 @@ class Contrast(OnGrid):
 
     def claims(self, facts: Mapping) -> float:
         """Four or more gradient-echo phases of one geometry (DICOM.md)."""
-        if facts.get("type") != "volume" or facts.get("DiffusionBValue"):
+        sequence = codes(facts, "ScanningSequence")
+        if (
+            facts.get("type") != "volume"
+            or facts.get("DiffusionBValue")
+            or "EP" in sequence
+            or (sequence and "GR" not in sequence)
+        ):
             return 0.0
         phases = len(facts.get("PhaseTime_s", ()))
         return 0.95 if phases >= 4 else 0.55 if phases >= 2 else 0.0

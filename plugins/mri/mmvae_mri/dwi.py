@@ -10,7 +10,7 @@ from torch import Tensor
 from mmvae.batch import Observation
 from mmvae.case import Asset, InputError
 from mmvae.modality import Modality
-from mmvae_mri.grid import OnGrid, tissue_of
+from mmvae_mri.grid import OnGrid, codes, tissue_of
 
 WATER = 3.0e-3  # mm²/s; nothing in the body diffuses faster than free water at 37 °C
 
@@ -57,11 +57,17 @@ class DWI(OnGrid):
         """ADC or b-tags first, then echo-planar (DICOM.md)."""
         if facts.get("type") != "volume":
             return 0.0
-        if "ADC" in facts.get("ImageType", ()):
+        tokens, said = set(facts.get("ImageType", ())), set(facts.get("described_as", ()))
+        if "ADC" in tokens:
             return 0.9
+        if tokens & {"FA", "DIFFUSION_ANISO"}:
+            return 0.0
         if facts.get("DiffusionBValue"):
             return 0.97
-        return 0.5 if facts.get("ScanningSequence") == "EP" else 0.0
+        if "EP" not in codes(facts, "ScanningSequence"):
+            return 0.0
+        # Echo-planar without a b-value: diffusion only if the header says so; functional imaging looks the same.
+        return 0.8 if "DIFFUSION" in tokens or "diffusion" in said else 0.3
 
     def select(self, assets: Sequence[Asset]) -> Sequence[Asset]:
         """The surest stack and the surest ADC map."""

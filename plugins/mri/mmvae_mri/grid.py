@@ -32,6 +32,12 @@ def tissue_of(volume: Float[Tensor, "*voxels"]) -> Float[Tensor, " n"]:
     return sample[sample > 0.1 * float(np.quantile(sample, 0.995))]  # numpy partitions, torch would sort
 
 
+def codes(facts: Mapping, name: str) -> set[str]:
+    """The codes of a fact that may be one or several (ScanningSequence is 1-n)."""
+    value = facts.get(name, ())
+    return {value} if isinstance(value, str) else set(value)
+
+
 @dataclass(frozen=True)
 class OnGrid(Modality):
     """A stack of the case on a common grid; value and mask (C, i, j, k), axes superior, posterior, left.

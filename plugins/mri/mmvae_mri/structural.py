@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmvae.batch import Observation
-from mmvae_mri.grid import OnGrid
+from mmvae_mri.grid import OnGrid, codes
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,32 @@ class Structural(OnGrid):
 
 def _plain_volume(facts: Mapping) -> bool:
     """A volume without b-values or phases, which other modalities claim."""
-    derived = {"ADC", "SUB", "MIP", "PROJECTION", "LOCALIZER"} & set(facts.get("ImageType", ()))
-    many = len(facts.get("PhaseTime_s", ())) >= 4
-    return facts.get("type") == "volume" and not derived and not many and not facts.get("DiffusionBValue")
+    derived = {"ADC", "FA", "SUB", "MIP", "PROJECTION", "LOCALIZER", "PHASE", "P", "PHASE_MAP"} & set(
+        facts.get("ImageType", ())
+    )
+    many = len(facts.get("PhaseTime_s", ())) >= 4 or facts.get("repetitions", 1) > 2
+    planar = "EP" in codes(facts, "ScanningSequence")
+    return (
+        facts.get("type") == "volume"
+        and not derived
+        and not many
+        and not planar
+        and not facts.get("DiffusionBValue")
+    )
+
+
+def _said(sure: float, facts: Mapping, word: str, against: Sequence[str]) -> float:
+    """A claim from the physics, a little surer where the description agrees, much less where it says otherwise."""
+    said = set(facts.get("described_as", ()))
+    if word in said:
+        return min(0.98, sure + 0.05) if sure else 0.0
+    return 0.4 * sure if said & set(against) else sure
+
+
+def _suppressed_fluid(facts: Mapping) -> bool:
+    low_field = facts.get("AcquisitionContrast") == "FLUID_ATTENUATED"
+    inverted = 1500 <= facts.get("InversionTime", 0) <= 2900 and facts.get("RepetitionTime", 0) >= 4000
+    return facts.get("EchoTime", 0) > 70 and (low_field or inverted)
 
 
 @dataclass(frozen=True)
@@ -31,17 +54,26 @@ class T1(Structural):
     """T1-weighted volume; `contrast_agent: true` makes a role of the series after contrast agent."""
 
     def claims(self, facts: Mapping) -> float:
-        """Spin echo TE ≤ 30, TR ≤ 900; gradient echo TR < 10 with flip 8–20° (DICOM.md)."""
+        """Spin echo TE ≤ 30, TR ≤ 900; gradient echo TR < 10 with flip 8–20°, or inversion-prepared (DICOM.md)."""
         if not _plain_volume(facts):
             return 0.0
         if facts.get("weighting") == "t1":
             return 0.8
-        te, tr, flip = facts.get("EchoTime"), facts.get("RepetitionTime"), facts.get("FlipAngle", 0)
+        te, tr, flip = facts.get("EchoTime"), facts.get("RepetitionTime"), facts.get("FlipAngle")
+        against = ("t2_weighted", "fluid_attenuated", "diffusion", "proton_density", "field_map")
+        if facts.get("AcquisitionContrast") == "T1" and (te is None or te <= 30):
+            return _said(0.85, facts, "t1_weighted", against)
         if te is None or tr is None:
             return 0.0
-        if facts.get("ScanningSequence") == "GR" and tr < 10 and 8 <= flip <= 20:
-            return 0.85
-        return 0.9 if te <= 30 and tr <= 900 and facts.get("ScanningSequence") != "EP" else 0.0
+        if codes(facts, "ScanningSequence") & {"GR", "RM"} or (tr < 15 and te < 6):
+            prepared = 300 <= facts.get("InversionTime", 0) <= 1300
+            spoiled = tr < 15 and te < 6
+            if prepared and te < 8:
+                return _said(0.85, facts, "t1_weighted", against)
+            if spoiled and flip is None:
+                return _said(0.6, facts, "t1_weighted", against)
+            return _said(0.85, facts, "t1_weighted", against) if spoiled and 8 <= flip <= 30 else 0.0
+        return _said(0.9, facts, "t1_weighted", against) if te <= 30 and 100 <= tr <= 900 else 0.0
 
 
 @dataclass(frozen=True)
@@ -50,12 +82,19 @@ class T2(Structural):
 
     def claims(self, facts: Mapping) -> float:
         """Spin echo with TE ≥ 70 and TR ≥ 2000 that is no FLAIR (DICOM.md)."""
-        if not _plain_volume(facts) or 1800 <= facts.get("InversionTime", 0) <= 2800:
+        if not _plain_volume(facts) or _suppressed_fluid(facts):
             return 0.0
         if facts.get("weighting") == "t2":
             return 0.8
         long = facts.get("EchoTime", 0) >= 70 and facts.get("RepetitionTime", 0) >= 2000
-        return 0.9 if long and facts.get("ScanningSequence") in ("SE", "RM", None) else 0.0
+        spin = not codes(facts, "ScanningSequence") or codes(facts, "ScanningSequence") & {"SE", "RM"}
+        return (
+            _said(
+                0.9, facts, "t2_weighted", ("t1_weighted", "fluid_attenuated", "diffusion", "proton_density")
+            )
+            if long and spin
+            else 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -63,11 +102,13 @@ class FLAIR(Structural):
     """T2-weighted volume with suppressed fluid."""
 
     def claims(self, facts: Mapping) -> float:
-        """Inversion time 1800–2800 ms with TE > 70 (DICOM.md)."""
+        """Inversion time 1800–2800 ms with TE > 70 (DICOM.md), a little wider; or the header's own word for it."""
         if not _plain_volume(facts):
             return 0.0
         if facts.get("weighting") == "flair":
             return 0.8
         return (
-            0.95 if 1800 <= facts.get("InversionTime", 0) <= 2800 and facts.get("EchoTime", 0) > 70 else 0.0
+            _said(0.9, facts, "fluid_attenuated", ("t1_weighted", "diffusion"))
+            if _suppressed_fluid(facts)
+            else 0.0
         )

@@ -1,0 +1,83 @@
+"""Facts → kind: the best claim of all installed modalities above a threshold, the runner-up kept."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from mmvae.case import Asset, InputError
+from mmvae.discovery import load_all
+from mmvae.modality import Modality
+
+# Below it an asset's kind stays unknown: a wrong kind harms a search more than an unused series.
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A kind or None, how surely, and the next best."""
+
+    kind: str | None
+    confidence: float
+    runner_up: str | None
+
+
+@cache
+def _recipes() -> dict[str, Modality]:
+    return {kind: cls() for kind, cls in load_all().items()}
+
+
+def assign(facts: Mapping, override: str | None = None) -> Assigned:
+    """The kind of an asset with these facts (`type` among them); an override is sure."""
+    claims = sorted(
+        ((recipe.claims(facts), kind) for kind, recipe in _recipes().items()), key=lambda c: (-c[0], c[1])
+    )
+    if override is not None:
+        other = next((kind for sure, kind in claims if sure > 0 and kind != override), None)
+        return Assigned(override or None, 1.0, other)
+    best, *rest = claims or [(0.0, "")]
+    second = rest[0] if rest and rest[0][0] > 0 else None
+    if best[0] < THRESHOLD:
+        return Assigned(None, round(best[0], 3), best[1] if best[0] > 0 else None)
+    return Assigned(best[1], round(best[0], 3), second[1] if second else None)
+
+
+def reassigned(asset: Asset, override: Mapping[str, str]) -> Asset:
+    """The asset with its kind asked again; an override names one of its files' F or its series."""
+    names = [str(f).split("#")[0] for f in asset.files] if not isinstance(asset.files, Mapping) else []
+    names.append(str(asset.facts.get("series", "")))
+    given = next((override[name] for name in names if name in override), None)
+    made = assign({**asset.facts, "type": asset.type}, given)
+    return replace(asset, kind=made.kind, confidence=made.confidence, runner_up=made.runner_up)
+
+
+def read_override(path: Path | None) -> dict[str, str]:
+    """`F_or_series,kind` rows; an empty kind makes a series unknown.
+
+    Raises:
+        InputError: naming the line, or a kind that no installed modality has.
+    """
+    if path is None:
+        return {}
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--override {path.name}: not readable UTF-8 text ({type(error).__name__})"
+        ) from error
+    made = {}
+    for number, row in enumerate(rows, 1):
+        if number == 1 and row and row[0].strip().lower() in ("f_or_series", "f", "series"):
+            continue
+        if len(row) != 2:
+            raise InputError(
+                f"--override {path.name} line {number}: found {len(row)} cells, expected F_or_series,kind"
+            )
+        name, kind = row[0].strip(), row[1].strip()
+        if kind and kind not in _recipes():
+            raise InputError(
+                f"--override {path.name} line {number}: no installed modality is called {kind!r}; installed are {', '.join(sorted(_recipes()))}"
+            )
+        made[name] = kind
+    return made

@@ -1,0 +1,559 @@
+"""One DICOM file → its frames: geometry, where the pixels lie, and the header facts that may leave it."""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from mmvae.ingest import documents, vendor
+from mmvae.ingest.skipped import Unusable
+
+# Above these a file is refused unread: a header can promise what no memory holds.
+LARGEST_IMAGE_BYTES = 2 << 30
+LARGEST_HEADER_DEPTH = 16
+
+# Tokens of ImageType (PS3.3 C.7.6.1.1.2, C.8.3.1.1.1) that may leave a header; a name written there may not.
+IMAGE_TYPE_TOKENS = frozenset(
+    [
+        "ORIGINAL",
+        "DERIVED",
+        "PRIMARY",
+        "SECONDARY",
+        "AXIAL",
+        "LOCALIZER",
+        "MPR",
+        "MIP",
+        "MINIP",
+        "PROJECTION",
+        "IMAGE",
+        "OTHER",
+        "NONE",
+        "MIXED",
+        "M",
+        "P",
+        "R",
+        "I",
+        "MAGNITUDE",
+        "PHASE",
+        "PHASE_MAP",
+        "REAL",
+        "IMAGINARY",
+        "M_SE",
+        "M_FFE",
+        "M_IR",
+        "T1",
+        "T2",
+        "T2_STAR",
+        "PROTON_DENSITY",
+        "DIFFUSION",
+        "ADC",
+        "TRACEW",
+        "TRACE",
+        "EADC",
+        "FA",
+        "DIFFUSION_ANISO",
+        "PERFUSION",
+        "SUB",
+        "SUBTRACTION",
+        "W",
+        "F",
+        "IP",
+        "OP",
+        "WATER",
+        "FAT",
+        "IN_PHASE",
+        "OUT_PHASE",
+        "OPP_PHASE",
+        "ND",
+        "NORM",
+        "DIS2D",
+        "DIS3D",
+        "MOSAIC",
+        "SE",
+        "FFE",
+        "IR",
+        "MFSPLIT",
+        "VFRAME",
+        "REFORMATTED",
+        "RESAMPLED",
+        "DYNAMIC",
+        "CONTRAST",
+        "FLUID_ATTENUATED",
+        "STIR",
+        "ISOTROPIC",
+        "MEAN",
+    ]
+)
+SEQUENCES = frozenset({"SE", "IR", "GR", "EP", "RM"})
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a frame's samples are stored, enough to read uncompressed ones without a second parse."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    syntax: str
+    offset: int | None
+    frames: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image plane. `file` is the index of its file in the scan; uid fields never leave the ingest room.
+
+    Args:
+        position, orientation: Patient LPS mm and unit vectors: the first along a row (increasing column), the second down a column.
+        spacing: (row step, column step) mm, as PixelSpacing.
+        tile: (row, column) of a mosaic's tile, else None.
+        slope, intercept: Stored value → modality value.
+        time_s: Seconds since midnight of the acquisition, or None; `order` is what else sorts the repetitions of a position.
+    """
+
+    file: int
+    number: int
+    pixels: Pixels
+    position: tuple[float, float, float]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, float]
+    slope: float
+    intercept: float
+    facts: Mapping
+    b_value: float | None
+    time_s: float | None
+    order: tuple[float, ...]
+    tile: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file: what groups it (identifiers, for the vault's eyes only), and its frames or its text."""
+
+    file: int
+    study: str
+    series: str
+    instance: str
+    identity: Mapping[str, str]
+    modality: str
+    frames: tuple[Frame, ...] = ()
+    text: str | None = None
+    record: Mapping[str, float | str] = field(default_factory=dict)
+    points: tuple = ()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """pydicom quotes values in its warnings and its log, and a value may be a name: nothing of it is shown."""
+    log = logging.getLogger("pydicom")
+    before = log.disabled
+    log.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
+def read_header(path: Path, file: int) -> Header:
+    """The file's header and frames; pixels are not read.
+
+    Raises:
+        Unusable: with code and sentence, where the file is nothing a case is made of.
+    """
+    try:
+        with path.open("rb") as stream, quiet():
+            data = pydicom.dcmread(stream, stop_before_pixels=True)
+            offset = stream.tell()
+            head = stream.read(12)
+        size = path.stat().st_size
+    except pydicom.errors.InvalidDicomError as error:
+        raise Unusable(
+            "not_dicom", "the file has no DICM mark at byte 128 and no file meta information"
+        ) from error
+    except (EOFError, Exception) as error:  # a mutated header raises anything that pydicom or zlib can
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Unusable("not_dicom", f"the file cannot be opened (error {error.errno})") from error
+        raise Unusable("truncated", f"the header cannot be parsed ({type(error).__name__})") from error
+    try:
+        with quiet():
+            return _header(path, data, file, offset, head, size)
+    except Unusable:
+        raise
+    except RecursionError as error:
+        raise Unusable("limit", "the header nests deeper than can be read") from error
+    except Exception as error:  # values of the wrong kind in a mutated header
+        raise Unusable("truncated", f"the header's values cannot be read ({type(error).__name__})") from error
+
+
+def _header(path: Path, data: Dataset, file: int, offset: int, head: bytes, size: int) -> Header:
+    meta = getattr(data, "file_meta", Dataset())
+    kind = str(data.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    if kind == "1.2.840.10008.1.3.10":
+        raise Unusable("not_image", "a DICOMDIR lists files; the files themselves are read")
+    ids = {
+        name: str(data.get(name) or "")
+        for name in (
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "SOPInstanceUID",
+            "AccessionNumber",
+            "PatientID",
+        )
+    }
+    identity = {
+        name: _text(data, name) for name in vendor.IDENTIFIERS if _text(data, name)
+    } | vendor.more_identifiers(data)
+    modality = str(data.get("Modality") or "")
+    common = (
+        file,
+        ids["StudyInstanceUID"],
+        ids["SeriesInstanceUID"],
+        ids["SOPInstanceUID"],
+        identity,
+        modality,
+    )
+    record = _record(data)
+    if modality in ("SR", "DOC") or "ContentSequence" in data or "EncapsulatedDocument" in data:
+        return Header(*common, text=documents.text_of(data, kind), record=record)
+    if modality in ("SEG", "RTSTRUCT"):
+        return Header(*common, points=documents.lesion_points(path), record=record)
+    if "Rows" not in data or "Columns" not in data:
+        raise Unusable(
+            "not_image", f"an object of modality {_code(modality)} without Rows and Columns holds no image"
+        )
+    frames = int(data.get("NumberOfFrames") or 1)
+    pixels = _pixels(data, meta, frames, offset, head, size)
+    return Header(*common, frames=tuple(_frames(data, file, pixels)), record=record)
+
+
+def _code(value: str) -> str:
+    return value if value.isalnum() and len(value) <= 8 else "unknown"
+
+
+def _text(data: Dataset, name: str) -> str:
+    value = data.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def _numbers(value, count: int) -> tuple[float, ...] | None:
+    """So many finite numbers, or None."""
+    try:
+        numbers = tuple(float(v) for v in value)
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+
+def number_of(value) -> float | None:
+    """A finite number, the first of several, or None."""
+    if value is None or value == "":
+        return None
+    try:
+        if not isinstance(value, str | bytes | int | float) and len(value):
+            value = value[0]
+        made = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return made if math.isfinite(made) else None
+
+
+def _pixels(data: Dataset, meta: Dataset, frames: int, offset: int, head: bytes, size: int) -> Pixels:
+    rows, columns, samples = int(data.Rows), int(data.Columns), int(data.get("SamplesPerPixel") or 1)
+    allocated = int(data.get("BitsAllocated") or 0)
+    syntax = UID(str(meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2"))
+    if not (rows > 0 and columns > 0 and frames > 0):
+        raise Unusable(
+            "not_image", f"Rows {rows}, Columns {columns}, NumberOfFrames {frames}: expected positive numbers"
+        )
+    if "FloatPixelData" not in data and allocated not in (1, 8, 16, 32):
+        raise Unusable("not_image", f"BitsAllocated is {allocated}, expected 8, 16 or 32")
+    needed = rows * columns * samples * frames * max(1, allocated // 8)
+    if needed > LARGEST_IMAGE_BYTES:
+        raise Unusable(
+            "limit",
+            f"the header promises {needed / 2**30:.1f} GiB of pixels, more than the {LARGEST_IMAGE_BYTES >> 30} GiB that are read",
+        )
+    stored = int(data.get("BitsStored") or allocated)
+    high = int(data.get("HighBit") if data.get("HighBit") is not None else stored - 1)
+    start = None
+    plain = syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+    if head[:4] != b"\xe0\x7f\x10\x00" and plain:
+        raise Unusable("truncated", "the header is followed by no PixelData")
+    if plain:
+        length_at = 8 if head[4:6].isalpha() and head[4:6].isupper() else 4
+        length = int.from_bytes(head[length_at : length_at + 4], "little")
+        start = offset + length_at + 4
+        if length != 0xFFFFFFFF and size - start < needed:
+            raise Unusable(
+                "truncated", f"{needed} bytes of pixels are promised, {max(0, size - start)} are there"
+            )
+        start = None if length == 0xFFFFFFFF else start
+    return Pixels(
+        rows,
+        columns,
+        samples,
+        allocated,
+        stored,
+        high,
+        bool(int(data.get("PixelRepresentation") or 0)),
+        str(syntax),
+        start,
+        frames,
+    )
+
+
+def _frames(data: Dataset, file: int, pixels: Pixels) -> Iterator[Frame]:
+    modality = _code(str(data.get("Modality") or ""))
+    if modality != "MR":
+        raise Unusable("not_image", f"modality {modality}; an MR image was expected")
+    tokens = tuple(str(t).upper() for t in _several(data.get("ImageType")))
+    if "LOCALIZER" in tokens or "localizer" in vendor.words(data):
+        raise Unusable("localizer", "ImageType or the description says localizer")
+    if str(data.get("BurnedInAnnotation") or "").upper() == "YES":
+        raise Unusable("screenshot", "BurnedInAnnotation is YES: letters may stand in the picture")
+    if pixels.samples != 1:
+        raise Unusable(
+            "screenshot", f"SamplesPerPixel is {pixels.samples}: a coloured picture, not a measurement"
+        )
+    reformats = {"MPR", "REFORMATTED"} if "DERIVED" in tokens else set()
+    if ({"SUB", "SUBTRACTION", "MIP", "MINIP", "PROJECTION", "PROJECTION IMAGE"} | reformats) & set(tokens):
+        raise Unusable("derived", "ImageType names a reformat, projection or subtraction")
+    shared = data.get("SharedFunctionalGroupsSequence")
+    by_frame = data.get("PerFrameFunctionalGroupsSequence")
+    if by_frame:
+        if len(by_frame) != pixels.frames:
+            raise Unusable(
+                "truncated",
+                f"NumberOfFrames is {pixels.frames}, functional groups are given for {len(by_frame)}",
+            )
+        for number, groups in enumerate(by_frame):
+            yield _one(data, [groups, *(shared or [])[:1]], file, number, pixels, tokens)
+        return
+    if "MOSAIC" in tokens:
+        yield from _mosaic(data, file, pixels, tokens)
+        return
+    if "VFRAME" in tokens:
+        yield from _grid(data, file, pixels, tokens)
+        return
+    if pixels.frames > 1:
+        raise Unusable(
+            "no_position", f"{pixels.frames} frames and no functional groups that say where each lies"
+        )
+    yield _one(data, [], file, 0, pixels, tokens)
+
+
+def _several(value) -> list:
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+class _Look:
+    """A header's elements as one frame sees them: its own functional groups, the shared ones, then the top level."""
+
+    def __init__(self, data: Dataset, groups: list[Dataset]):
+        self.data, self.places = (
+            data,
+            [
+                item
+                for group in groups
+                for element in group
+                if element.VR == "SQ" and element.value
+                for item in element.value[:1]
+            ],
+        )
+
+    def __call__(self, name: str | tuple[int, int]):
+        for place in (*self.places, self.data):
+            if name in place:
+                return place[name].value
+        return None
+
+
+def _one(
+    data: Dataset, groups: list[Dataset], file: int, number: int, pixels: Pixels, tokens: tuple[str, ...]
+) -> Frame:
+    look = _Look(data, groups)
+    position, orientation = (
+        _numbers(look("ImagePositionPatient"), 3),
+        _numbers(look("ImageOrientationPatient"), 6),
+    )
+    spacing = _numbers(look("PixelSpacing"), 2)
+    missing = [
+        n
+        for n, v in (
+            ("ImagePositionPatient", position),
+            ("ImageOrientationPatient", orientation),
+            ("PixelSpacing", spacing),
+        )
+        if v is None
+    ]
+    if missing:
+        raise Unusable("no_position", f"{missing[0]} is missing or is no list of finite numbers")
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if min(lengths) < 0.5 or abs(row @ column) > 0.05 * lengths[0] * lengths[1] or min(spacing) <= 0:
+        raise Unusable(
+            "no_position",
+            "ImageOrientationPatient are no two directions at right angles, or PixelSpacing is not positive",
+        )
+    orientation = (*map(float, row / lengths[0]), *map(float, column / lengths[1]))
+    own = tuple(str(t).upper() for t in _several(look("FrameType"))) or tokens
+    if {"SUBTRACTION", "MIP", "MINIP", "PROJECTION IMAGE"} & set(own):
+        raise Unusable("derived", "FrameType names a reformat, projection or subtraction")
+    b_value = vendor.b_value(data, look)
+    slope, intercept = vendor.scaling(data, look)
+    facts = facts_of(data, look, own, orientation)
+    return Frame(
+        file, number, pixels, position, orientation, spacing, slope, intercept, facts, b_value, _time(look), _order(data, look)
+    )  # fmt: skip
+
+
+def _mosaic(data: Dataset, file: int, pixels: Pixels, tokens: tuple[str, ...]) -> Iterator[Frame]:
+    """The tiles of a Siemens mosaic; the header's position is that of a plane as large as the whole mosaic."""
+    count, normal = vendor.mosaic(data)
+    if not count:
+        raise Unusable(
+            "no_position",
+            "a mosaic whose number of slices stands neither in (0019,100A) nor in the CSA header",
+        )
+    whole = _one(data, [], file, 0, pixels, tokens)
+    across = math.ceil(math.sqrt(count))
+    rows, columns = pixels.rows // across, pixels.columns // across
+    row, column = np.array(whole.orientation[:3]), np.array(whole.orientation[3:])
+    up = np.cross(row, column) if normal is None else np.array(normal)
+    gap = number_of(data.get("SpacingBetweenSlices")) or number_of(data.get("SliceThickness"))
+    if not gap:
+        raise Unusable("no_position", "a mosaic without SpacingBetweenSlices")
+    corner = (
+        np.array(whole.position)
+        + row * whole.spacing[1] * (pixels.columns - columns) / 2
+        + column * whole.spacing[0] * (pixels.rows - rows) / 2
+    )
+    for number in range(count):
+        top, left = number // across * rows, number % across * columns
+        at = corner + up * gap * number
+        yield Frame(
+            file, number, pixels, tuple(map(float, at)), whole.orientation, whole.spacing, whole.slope, whole.intercept, whole.facts,
+            whole.b_value, whole.time_s, whole.order, (top, left, rows, columns),
+        )  # fmt: skip
+
+
+def _grid(data: Dataset, file: int, pixels: Pixels, tokens: tuple[str, ...]) -> Iterator[Frame]:
+    """The tiles of a United Imaging grid, each with a position of its own in (0065,1051)."""
+    positions = vendor.grid_positions(data)
+    if not positions:
+        raise Unusable("no_position", "a grid of slices without positions in (0065,1051)")
+    across = math.ceil(math.sqrt(len(positions)))
+    rows, columns = pixels.rows // math.ceil(len(positions) / across), pixels.columns // across
+    for number, position in enumerate(positions):
+        here = Dataset()
+        here.ImagePositionPatient = list(position)
+        group = Dataset()
+        group.PlanePositionSequence = [here]
+        whole = _one(data, [group], file, 0, pixels, tokens)
+        yield replace(whole, tile=(number // across * rows, number % across * columns, rows, columns))
+
+
+def _time(look) -> float | None:
+    """Seconds since midnight at which the frame was acquired."""
+    for name in ("FrameAcquisitionDateTime", "FrameReferenceDateTime", "AcquisitionDateTime"):
+        text = str(look(name) or "")
+        if len(text) >= 14:
+            return _clock(text[8:])
+    trigger = number_of(look("TriggerTime"))
+    if trigger:
+        return trigger / 1000
+    return _clock(str(look("AcquisitionTime") or ""))
+
+
+def _clock(text: str) -> float | None:
+    try:
+        return int(text[0:2]) * 3600 + int(text[2:4]) * 60 + float(text[4:].split("+")[0].split("-")[0] or 0)
+    except ValueError:
+        return None
+
+
+def _order(data: Dataset, look) -> tuple[float, ...]:
+    """What sorts the repetitions of one position when b-value and time do not."""
+    names = ("TemporalPositionIndex", "TemporalPositionIdentifier", "AcquisitionNumber")
+    repeats = (number_of(look(name)) or 0.0 for name in names)
+    return (*repeats, vendor.phase(data), number_of(look("InstanceNumber")) or 0.0)
+
+
+def _record(data: Dataset) -> dict[str, float | str]:
+    """Age (over 89 is 90), sex, weight and height, where the header has them (FORMATS: "Facts")."""
+    made: dict[str, float | str] = {}
+    age = str(data.get("PatientAge") or "")
+    if len(age) == 4 and age[:3].isdigit() and age[:3] != "000" and age[3] in "DWMY":
+        years = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}[age[3]] * int(age[:3])
+        made["age_years"] = min(90.0, round(years, 2))
+    if str(data.get("PatientSex") or "") in ("F", "M", "O"):
+        made["sex"] = str(data.PatientSex)
+    for field_name, name, low, high in (
+        ("weight_kg", "PatientWeight", 0.2, 400),
+        ("height_m", "PatientSize", 0.2, 2.5),
+    ):
+        value = number_of(data.get(name))
+        if value is not None and low <= value <= high:
+            made[field_name] = round(value, 3)
+    return made
+
+
+def plane_of(orientation: tuple[float, ...]) -> str:
+    """axial, coronal or sagittal: the patient axis nearest to the normal; oblique beyond 45° is still named by it."""
+    normal = np.abs(np.cross(orientation[:3], orientation[3:]))
+    return ("sagittal", "coronal", "axial")[int(normal.argmax())]
+
+
+def facts_of(data: Dataset, look, tokens: tuple[str, ...], orientation: tuple[float, ...]) -> dict:
+    """The allow-listed facts: numbers, and codes from closed lists. Free text is parsed, never copied."""
+    facts: dict = {"Modality": "MR", "plane": plane_of(orientation)}
+    kept = [t for t in tokens if t in IMAGE_TYPE_TOKENS]
+    if kept:
+        facts["ImageType"] = kept
+    for name in (
+        "RepetitionTime",
+        "InversionTime",
+        "FlipAngle",
+        "EchoTrainLength",
+        "MagneticFieldStrength",
+        "SliceThickness",
+    ):
+        value = number_of(look(name))
+        if value is not None and (value > 0 or name == "EchoTrainLength"):
+            facts[name] = round(value, 3)
+    echo = number_of(look("EffectiveEchoTime")) or number_of(look("EchoTime"))
+    if echo:
+        facts["EchoTime"] = round(echo, 3)
+    sequence = [s for s in map(str, _several(look("ScanningSequence"))) if s in SEQUENCES]
+    if not sequence:
+        sequence = vendor.scanning_sequence(look)
+    if sequence:
+        facts["ScanningSequence"] = sequence
+    for name, codes in (("MRAcquisitionType", {"2D", "3D"}), ("AcquisitionContrast", IMAGE_TYPE_TOKENS)):
+        value = str(look(name) or "")
+        if value in codes:
+            facts[name] = value
+    words = vendor.words(data)
+    saturated = vendor.fat_saturated(look, words)
+    if saturated is not None:
+        facts["fat_saturated"] = saturated
+    facts["contrast_agent"] = vendor.contrast_agent(data, look, words)
+    if words:
+        facts["described_as"] = sorted(words)
+    return facts

@@ -1,0 +1,101 @@
+"""A frame's stored samples → numbers, by well-kept codecs; uncompressed ones are read where they lie."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmvae.ingest.dicom import Frame, Pixels, quiet
+from mmvae.ingest.skipped import Unusable
+
+
+def read_frames(path: Path, frames: list[Frame]) -> dict[int, NDArray]:
+    """The stored samples (rows, columns) of each frame of one file, by the frame's place in the list; no slope applied.
+
+    Raises:
+        Unusable: where the samples cannot be decoded.
+    """
+    pixels = frames[0].pixels
+    planes = (
+        _plain(path, pixels, frames)
+        if pixels.offset is not None and pixels.bits_allocated in (8, 16)
+        else _decoded(path, pixels)
+    )
+    made = {}
+    for place, frame in enumerate(frames):
+        plane = planes[frame.number if frame.tile is None else 0]
+        if frame.tile is not None:
+            top, left, rows, columns = frame.tile
+            plane = plane[top : top + rows, left : left + columns]
+        made[place] = plane
+    return made
+
+
+def _plain(path: Path, pixels: Pixels, frames: list[Frame]) -> dict[int, NDArray]:
+    """Little-endian samples at a known place: only the frames that are wanted are read."""
+    kind = np.dtype("<u2" if pixels.bits_allocated == 16 else "u1")
+    count = pixels.rows * pixels.columns
+    made = {}
+    with path.open("rb") as stream:
+        for number in sorted({0 if f.tile is not None else f.number for f in frames}):
+            stream.seek(pixels.offset + number * count * kind.itemsize)
+            raw = stream.read(count * kind.itemsize)
+            if len(raw) < count * kind.itemsize:
+                raise Unusable(
+                    "truncated", f"{count * kind.itemsize} bytes of pixels are promised, {len(raw)} are there"
+                )
+            made[number] = _cleaned(np.frombuffer(raw, kind).reshape(pixels.rows, pixels.columns), pixels)
+    return made
+
+
+def _cleaned(samples: NDArray, pixels: Pixels) -> NDArray:
+    """Bits outside BitsStored taken off (overlays and dirt, PS3.5 8.1.1), the sign extended."""
+    stored, high, allocated = pixels.bits_stored, pixels.high_bit, pixels.bits_allocated
+    if not (0 < stored <= allocated and stored - 1 <= high < allocated):
+        stored, high = allocated, allocated - 1
+    if stored < allocated:
+        samples = (samples >> (high - stored + 1)) & ((1 << stored) - 1)
+    wide = samples.astype(np.int32)
+    if pixels.signed:
+        sign = 1 << (stored - 1)
+        wide = (wide ^ sign) - sign
+    return wide.astype(np.int16) if wide.size == 0 or (wide.min() >= -32768 and wide.max() <= 32767) else wide
+
+
+def _decoded(path: Path, pixels: Pixels) -> list[NDArray]:
+    import pydicom
+
+    try:
+        with quiet():
+            array = pydicom.dcmread(path).pixel_array
+    except MemoryError:
+        raise
+    except Exception as error:  # each codec has exceptions of its own
+        known = (
+            "no_decoder"
+            if isinstance(error, NotImplementedError | RuntimeError)
+            and "decode" in str(error).lower()
+            and "plugin" in str(error).lower()
+            else "truncated"
+        )
+        raise Unusable(
+            known, f"the pixels of transfer syntax {pixels.syntax} cannot be decoded ({type(error).__name__})"
+        ) from error
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[1:] != (pixels.rows, pixels.columns) or len(array) < pixels.frames:
+        raise Unusable(
+            "truncated",
+            f"decoded to shape {array.shape}, the header says {pixels.frames} × {pixels.rows} × {pixels.columns}",
+        )
+    if array.dtype.kind == "f":
+        return list(array)
+    if (
+        pixels.bits_stored < pixels.bits_allocated
+        and not pixels.signed
+        and pixels.high_bit == pixels.bits_stored - 1
+    ):
+        array = array & np.array((1 << pixels.bits_stored) - 1, array.dtype)
+    return [
+        plane.astype(np.int16) if plane.min() >= -32768 and plane.max() <= 32767 else plane.astype(np.int32)
+        for plane in array
+    ]

@@ -1,0 +1,661 @@
+"""DICOM studies → a cohort folder: every file is accounted for once, and a broken one costs itself."""
+
+import hashlib
+import json
+import pickle
+import re
+import shutil
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmvae.case import Asset, Case, InputError, Lesion, draw_splits, write_atomically, write_cohort
+from mmvae.ingest.assign import read_override, reassigned
+from mmvae.ingest.dicom import Frame, Header, read_header
+from mmvae.ingest.identity import Vault, shifted_dates, vault_path, without_identifiers
+from mmvae.ingest.mapping import Map, read_map, read_table
+from mmvae.ingest.nifti import write_nifti
+from mmvae.ingest.pixels import read_frames
+from mmvae.ingest.skipped import Skipped, Unusable
+from mmvae.ingest.stacks import Stack, stacks_of
+from mmvae.ingest.table import field_types, with_words, words_card
+from mmvae.ingest.workers import Failed, supervised
+
+# PatientIDs that name nobody: the study then counts as the patient.
+NOBODY = re.compile(
+    r"(|0+|anon.*|unknown|none|null|n/?a|test|phantom|dicom2nifti|deidentified|de-identified|x+)",
+    re.IGNORECASE,
+)
+MANY_STUDIES = 30
+CHUNK = 64
+SECONDS_A_FILE = 5.0
+MEMORY = 1 << 30
+LARGEST_ZIP_MEMBER = 2 << 30
+HEADER_FIELDS = {
+    "age_years": {"type": "number", "unit": "years"}, "sex": {"type": "category", "values": ["F", "M", "O"]},
+    "weight_kg": {"type": "number", "unit": "kg"}, "height_m": {"type": "number", "unit": "m"},
+}  # fmt: skip
+# PS3.16 CID 7050: Basic Profile; Clean Descriptors; Retain Longitudinal with Modified Dates; Retain Patient Characteristics.
+DEIDENTIFICATION = ("113100", "113105", "113107", "113108")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of the source: where it is read, and its path relative to the source (`archive.zip/member` in a zip)."""
+
+    number: int
+    path: Path
+    relative: str
+    name: str
+
+
+@dataclass
+class _Study:
+    """What is remembered of a study between its files: names for the vault, counts, and where its headers were put."""
+
+    uid: str
+    spool: Path
+    patients: set[str] = field(default_factory=set)
+    accessions: set[str] = field(default_factory=set)
+    first: str = "~"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """All that a worker needs to write one study."""
+
+    spool: Path
+    root: Path
+    case_id: str
+    files: Mapping[int, _File]
+    identifiers: tuple[str, ...]
+    shift_days: int
+    reports: tuple[tuple[Path, str], ...]
+    override: Mapping[str, str]
+    key: bytes
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What came of a study."""
+
+    assets: tuple[Asset, ...]
+    centres: Mapping[str, tuple[float, float, float]]
+    record: Mapping[str, float | str]
+    points: tuple[tuple[float, float, float], ...]
+    skipped: tuple[Skipped, ...]
+
+
+# ---- files → headers --------------------------------------------------------------------------------------------------
+
+
+def _inspect(files: Sequence[_File]) -> list[Header | tuple[int, str, str]]:
+    """Each file's header, its pixels decoded once where a codec is needed; or number, code and sentence."""
+    made: list[Header | tuple[int, str, str]] = []
+    for one in files:
+        try:
+            header = read_header(one.path, one.number)
+            if header.frames and header.frames[0].pixels.offset is None:
+                read_frames(one.path, list(header.frames[:1]))
+            made.append(header)
+        except Unusable as error:
+            made.append((one.number, error.code, error.reason))
+    return made
+
+
+def _walk(source: Path, unpacked: Path, vault: Vault) -> Iterator[_File]:
+    """Every file below the source in the order of its path; zip archives are opened."""
+    number = 0
+    for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
+        relative = path.relative_to(source).as_posix()
+        if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
+            for member, taken in _unzip(path, unpacked / hashlib.sha256(relative.encode()).hexdigest()[:16]):
+                yield _File(number, taken, f"{relative}/{member}", vault.file(f"{relative}/{member}"))
+                number += 1
+        else:
+            yield _File(number, path, relative, vault.file(relative))
+            number += 1
+
+
+def _unzip(path: Path, into: Path) -> Iterator[tuple[str, Path]]:
+    into.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path) as archive:
+        for count, info in enumerate(sorted(archive.infolist(), key=lambda i: i.filename)):
+            if info.is_dir():
+                continue
+            taken = into / str(count)  # a member's own name may climb out of the folder
+            if info.file_size <= LARGEST_ZIP_MEMBER:
+                try:
+                    with archive.open(info) as packed, taken.open("wb") as out:
+                        shutil.copyfileobj(packed, out, 1 << 20)
+                except (zipfile.BadZipFile, RuntimeError, EOFError, OSError):
+                    taken.write_bytes(b"")
+            else:
+                taken.write_bytes(b"")
+            yield info.filename, taken
+
+
+def _read_all(
+    files: Sequence[_File], work: Path, jobs: int, progress: Callable
+) -> tuple[dict[str, _Study], list[tuple[int, str, str]]]:
+    """Headers, put beside each other by study on disk, so that memory stays flat; and files that are none."""
+    studies: dict[str, _Study] = {}
+    lost: list[tuple[int, str, str]] = []
+    chunks = [tuple(files[i : i + CHUNK]) for i in range(0, len(files), CHUNK)]
+    sized = lambda group: (group, 2 * max(f.path.stat().st_size for f in group))  # noqa: E731
+    todo, alone = chunks, []
+    bar = iter(progress(range(len(files)), len(files)))
+    while todo:
+        for group, answer in supervised(
+            _inspect, map(sized, todo), jobs, lambda g: SECONDS_A_FILE * len(g), MEMORY
+        ):
+            if isinstance(answer, Failed):
+                if len(group) > 1:
+                    alone += [(one,) for one in group]
+                    continue
+                answer = [
+                    (group[0].number, "limit", f"reading the file in a process of its own: {answer.why}")
+                ]
+            by_study: dict[str, list[Header]] = defaultdict(list)
+            for one, made in zip(group, answer):
+                next(bar, None)
+                if isinstance(made, Header):
+                    by_study[made.study or f"file {one.relative}"].append(made)
+                    study = studies.setdefault(made.study or f"file {one.relative}", _Study(made.study, work))
+                    study.patients.add(made.identity.get("PatientID", ""))
+                    study.accessions.add(made.identity.get("AccessionNumber", ""))
+                    study.first = min(study.first, one.relative)
+                else:
+                    lost.append(made)
+            for uid, headers in by_study.items():
+                studies[uid].spool = work / (hashlib.sha256(uid.encode()).hexdigest()[:24] + ".headers")
+                with studies[uid].spool.open("ab") as stream:
+                    pickle.dump(headers, stream)
+        todo, alone = alone, []
+    for _ in bar:
+        pass
+    return studies, lost
+
+
+# ---- headers → one case -----------------------------------------------------------------------------------------------
+
+
+def _load(spool: Path) -> list[Header]:
+    headers = []
+    with spool.open("rb") as stream:
+        while True:
+            try:
+                headers += pickle.load(stream)
+            except EOFError:
+                return headers
+
+
+def _without_duplicates(headers: list[Header], task: _Task) -> tuple[list[Header], list[Skipped]]:
+    """Of files with one SOPInstanceUID the first by F is kept."""
+    first: dict[str, Header] = {}
+    kept, skipped = [], []
+    for header in sorted(headers, key=lambda h: task.files[h.file].name):
+        if not header.frames or not header.instance:
+            kept.append(header)
+            continue
+        other = first.setdefault(header.instance, header)
+        if other is header:
+            kept.append(header)
+        else:
+            a, b = (hashlib.sha256(_bytes(h, task)).digest() for h in (other, header))
+            same = "the same pixels" if a == b else "other pixels; the first by F is kept"
+            skipped.append(
+                Skipped(
+                    task.files[header.file].name,
+                    "duplicate",
+                    f"its SOPInstanceUID stands in another file, with {same}",
+                )
+            )
+    return sorted(kept, key=lambda h: h.file), skipped
+
+
+def _bytes(header: Header, task: _Task) -> bytes:
+    try:
+        planes = read_frames(task.files[header.file].path, list(header.frames))
+    except Unusable:
+        return b""
+    return b"".join(np.ascontiguousarray(planes[n]).tobytes() for n in sorted(planes))
+
+
+def volume_of(stack: Stack, paths: Mapping[int, Path]) -> NDArray:
+    """The stack's voxels (x, y, z[, n]): stored integers where no scaling is asked for, else float32 after slope and intercept.
+
+    A missing slice is the mean of its neighbours by distance.
+    """
+    by_file: dict[int, list[Frame]] = defaultdict(list)
+    for volume in stack.volumes:
+        for frame in volume:
+            if frame is not None:
+                by_file[frame.file].append(frame)
+    planes: dict[int, NDArray] = {}
+    for file, frames in by_file.items():
+        for place, plane in read_frames(paths[file], frames).items():
+            planes[id(frames[place])] = plane
+    every = [f for frames in by_file.values() for f in frames]
+    plain = all(f.slope == 1.0 and f.intercept == 0.0 for f in every) and all(
+        p.dtype == np.int16 for p in planes.values()
+    )
+    columns, rows, slices = stack.shape
+    made = np.zeros((len(stack.volumes), slices, rows, columns), np.int16 if plain else np.float32)
+    for v, volume in enumerate(stack.volumes):
+        for k, frame in enumerate(volume):
+            if frame is not None:
+                plane = planes[id(frame)]
+                made[v, k] = (
+                    plane
+                    if plain
+                    else plane.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+                )
+        here = np.array([k for k, frame in enumerate(volume) if frame is not None])
+        for k in sorted(set(range(slices)) - set(here.tolist())):
+            below, above = here[here < k].max(initial=-1), here[here > k].min(initial=slices)
+            below, above = (
+                (above, above) if below < 0 else (below, below) if above >= slices else (below, above)
+            )
+            share = 0.0 if above == below else (k - below) / (above - below)
+            made[v, k] = (
+                np.round((1 - share) * made[v, below] + share * made[v, above])
+                if plain
+                else (1 - share) * made[v, below] + share * made[v, above]
+            )
+    array = made.transpose(3, 2, 1, 0)
+    return array[..., 0] if array.shape[3] == 1 else array
+
+
+def _files_of(frames: Sequence[Frame], task: _Task) -> tuple[str, ...] | dict:
+    """F of each file, with the frames (counted from 1) where only some of its frames are meant; a hash above 64 names."""
+    by_file: dict[int, set[int]] = defaultdict(set)
+    count = {}
+    for frame in frames:
+        by_file[frame.file].add(frame.number)
+        count[frame.file] = 1 if frame.pixels.frames == 1 else frame.pixels.frames
+    names = []
+    for file, numbers in by_file.items():
+        name = task.files[file].name
+        if count[file] == 1 or len(numbers) == count[file]:
+            names.append(name)
+        else:
+            names += [
+                f"{name}#{a + 1}-{b + 1}" if b > a else f"{name}#{a + 1}" for a, b in _runs(sorted(numbers))
+            ]
+    names.sort()
+    if len(names) <= 64:
+        return tuple(names)
+    return {"n": len(names), "sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for n in numbers:
+        if runs and runs[-1][1] == n - 1:
+            runs[-1] = (runs[-1][0], n)
+        else:
+            runs.append((n, n))
+    return runs
+
+
+def _write_study(task: _Task) -> _Written:
+    """The study's stacks as NIfTI and its words as text, in the case's folder."""
+    headers, skipped = _without_duplicates(_load(task.spool), task)
+    folder = task.root / "cases" / task.case_id
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    stacks, left = stacks_of((header.series, frame) for header in headers for frame in header.frames)
+    by_reason: dict[tuple[str, str], list[Frame]] = defaultdict(list)
+    for one in left:
+        by_reason[(one.code, one.reason)].append(one.frame)
+    assets: list[Asset] = []
+    centres: dict[str, tuple[float, float, float]] = {}
+    paths = {number: one.path for number, one in task.files.items()}
+    for stack in sorted(stacks, key=lambda s: min(f.file for v in s.volumes for f in v if f is not None)):
+        frames = [f for volume in stack.volumes for f in volume if f is not None]
+        try:
+            array = volume_of(stack, paths)
+        except Unusable as error:
+            by_reason[(error.code, error.reason)] += frames
+            continue
+        uri = f"cases/{task.case_id}/{len(assets)}.nii.gz"
+        digest = write_nifti(task.root / uri, array, stack.affine)
+        series = (
+            "s" + hashlib.blake2b("+".join(stack.series).encode(), key=task.key, digest_size=8).hexdigest()
+        )
+        facts = {**stack.facts, "voxels": int(array.size), "series": series}
+        middle = stack.affine @ np.array([*((np.array(array.shape[:3]) - 1) / 2), 1.0])
+        made = reassigned(
+            Asset("volume", uri, digest, facts=facts, files=_files_of(frames, task)), task.override
+        )
+        centres[uri] = tuple(round(float(c), 3) for c in middle[:3])
+        assets.append(made)
+    for (code, reason), frames in by_reason.items():
+        names = (
+            _files_of(frames, task)
+            if len(frames) <= 64
+            else tuple(sorted({task.files[f.file].name for f in frames}))
+        )
+        skipped += [Skipped(name, code, reason) for name in names]
+    texts = [(h.text, (task.files[h.file].name,)) for h in headers if h.text]
+    texts += [(path.read_text(encoding="utf-8", errors="replace"), (name,)) for path, name in task.reports]
+    for text, files in texts:
+        clean = shifted_dates(without_identifiers(text, task.identifiers), task.shift_days).strip() + "\n"
+        uri = f"cases/{task.case_id}/{len(assets)}.txt"
+        (task.root / uri).write_text(clean, encoding="utf-8")
+        assets.append(
+            reassigned(
+                Asset("text", uri, hashlib.sha256(clean.encode()).hexdigest(), files=files), task.override
+            )
+        )
+    record: dict[str, float | str] = {}
+    for header in headers:
+        record = {**header.record, **record}
+    points = tuple(p for h in headers for p in h.points)
+    used = "the points that it marks became the case's lesions; it holds no image"
+    skipped += [Skipped(task.files[h.file].name, "not_image", used) for h in headers if h.points]
+    return _Written(tuple(assets), centres, record, points, tuple(skipped))
+
+
+# ---- a source → a cohort ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What a scan found: cases, files left out, and sentences for the person who ran it."""
+
+    cases: int
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+
+
+def scan_dicom(
+    source: Path, out: Path, records: Path | None = None, reports: Path | None = None, lesions: Path | None = None,
+    map_path: Path | None = None, override: Path | None = None, splits: Sequence[int] | None = None, folds: int | None = None,
+    split_seed: int = 0, jobs: int = 1, progress: Callable = lambda items, total: items, vault: Vault | None = None,
+) -> Scanned:  # fmt: skip
+    """The cohort of a folder of DICOM files at `out`, by rename at the end; a scan that was stopped goes on where it was.
+
+    Raises:
+        InputError: where the source or a table cannot be read; nothing is left behind.
+    """
+    if not source.is_dir():
+        raise InputError(f"SOURCE {source.name!r} is no folder")
+    if out.exists():
+        raise InputError(f"--out {out.name!r} exists already; name a folder that does not, or remove it")
+    mapping, table = _words(records, map_path)
+    points, given = _points(lesions), read_override(override)
+    stays = vault is None
+    vault = vault or Vault.open(vault_path(out), create=True)
+    work = out.with_name(f".{out.name}.scanning")
+    try:
+        return _scan(
+            source,
+            out,
+            work,
+            reports,
+            mapping,
+            table,
+            points,
+            given,
+            (splits, folds, split_seed),
+            jobs,
+            progress,
+            vault,
+            stays,
+        )
+    except KeyboardInterrupt:
+        raise  # the work folder stays: what was written is taken over by the next run
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _words(records: Path | None, map_path: Path | None) -> tuple[Map | None, dict[str, dict[str, str]]]:
+    """MAP and rows by key; without a MAP every other column is a field of the record."""
+    if records is None:
+        return (read_map(map_path), {}) if map_path else (None, {})
+    if map_path:
+        mapping = read_map(map_path)
+        rows = read_table(records, mapping.columns())
+    else:
+        rows = read_table(records, set())
+        key = next(iter(rows[0]))
+        mapping = Map(key, "", "", (), None, True, {}, {}, (), None, (), (), None, None)
+    made: dict[str, dict[str, str]] = {}
+    for line, row in enumerate(rows, 2):
+        name = (row.get(mapping.key) or "").strip()
+        if name in made:
+            raise InputError(
+                f"--records {records.name} line {line}: {mapping.key} stands on an earlier line too; one row is one case"
+            )
+        made[name] = row
+    return mapping, made
+
+
+def _points(path: Path | None) -> dict[str, list[tuple[float, float, float]]]:
+    """Lesion points in LPS mm by case_id, PatientID or AccessionNumber."""
+    if path is None:
+        return {}
+    made: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for line, row in enumerate(read_table(path, {"case", "x_mm", "y_mm", "z_mm"}), 2):
+        try:
+            point = tuple(float(row[axis]) for axis in ("x_mm", "y_mm", "z_mm"))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"--lesions {path.name} line {line}: expected three numbers x_mm, y_mm, z_mm (LPS)"
+            ) from error
+        if not np.isfinite(point).all():
+            raise InputError(
+                f"--lesions {path.name} line {line}: expected three finite numbers x_mm, y_mm, z_mm (LPS)"
+            )
+        made[(row["case"] or "").strip()].append(point)
+    return made
+
+
+def _scan(
+    source, out, work, reports, mapping, table, points, given, drawing, jobs, progress, vault, stays
+) -> Scanned:
+    headers = work / "headers"
+    shutil.rmtree(headers, ignore_errors=True)
+    headers.mkdir(parents=True, exist_ok=True)
+    (work / "cases").mkdir(exist_ok=True)
+    done = work / "done"
+    done.mkdir(exist_ok=True)
+    if stays:
+        vault.save()  # a run that is stopped must find its key again
+    files = list(_walk(source, work / "unpacked", vault))
+    if not files:
+        raise InputError(f"SOURCE {source.name!r} is empty; expected DICOM files at any depth")
+    studies, lost = _read_all(files, headers, jobs, progress)
+    by_number = {one.number: one for one in files}
+    skipped = [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
+    notes: list[str] = []
+    tasks = _tasks(studies, by_number, vault, work, reports, given, notes)
+    written = dict(_write_all(tasks, done, jobs, progress))
+    types = field_types(mapping, list(table.values())) if mapping and table else {}
+    cases, first = [], {}
+    used: set[str] = set()
+    for uid in sorted(studies, key=lambda u: studies[u].first):
+        study, task, made = studies[uid], tasks[uid], written[uid]
+        skipped += made.skipped
+        if not made.assets:
+            shutil.rmtree(work / "cases" / task.case_id, ignore_errors=True)
+            continue
+        patient = _patient(uid, study, studies, vault)
+        names = [task.case_id, *sorted(study.patients | study.accessions)]
+        row = next((table[n] for n in names if n and n in table), None)
+        used |= {n for n in names if n in table}
+        marked = next((points[n] for n in names if n and n in points), list(made.points)) or [None]
+        for number, point in enumerate(marked):
+            case = _case(task.case_id, patient, made, point, mapping)
+            if number:
+                case = _copied(case, f"{task.case_id}-{number + 1}", work)
+            cases.append(with_words(case, row, mapping, types) if row and mapping else case)
+            cases[-1] = replace(cases[-1], record={**made.record, **cases[-1].record})
+        first.setdefault(patient, study.first)
+    if table and len(used) < len(table):
+        notes.append(f"{len(table) - len(used)} of {len(table)} rows of the records belong to no study")
+    notes += _unsure(cases)
+    if cases:
+        patients = sorted({case.patient for case in cases}, key=lambda p: (first[p], p))
+        fields = {
+            name: spec for name, spec in HEADER_FIELDS.items() if any(name in case.record for case in cases)
+        }
+        card = words_card(
+            mapping or Map("", "", "", (), {}, False, {}, {}, (), None, (), (), None, None),
+            cases,
+            types,
+            "dicom",
+        )
+        known = Counter(a.kind for case in cases for a in case.assets if a.type == "volume" and a.kind)
+        card = replace(
+            card,
+            fields={**fields, **card.fields},
+            deidentification=DEIDENTIFICATION,
+            reference=card.reference or tuple(k for k, _ in known.most_common()),
+        )
+        shutil.rmtree(headers, ignore_errors=True)
+        shutil.rmtree(work / "unpacked", ignore_errors=True)
+        shutil.rmtree(done, ignore_errors=True)
+        write_cohort(
+            work,
+            card,
+            cases,
+            draw_splits(patients, *drawing) if len(patients) > 2 or drawing[0] or drawing[1] else None,
+        )
+        lines = [
+            json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n"
+            for s in sorted(skipped, key=lambda s: (s.file, s.code))
+        ]
+        (work / "skipped.jsonl").write_text("".join(lines))
+        if stays:
+            vault.save()
+        work.rename(out)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    return Scanned(len(cases), tuple(skipped), tuple(notes))
+
+
+def _patient(uid: str, study: _Study, studies: Mapping[str, _Study], vault: Vault) -> str:
+    """The pseudonym of the study's PatientID; the study's own where that names nobody or several."""
+    if len(study.patients) != 1:
+        return vault.patient(f"study {uid}")
+    (name,) = study.patients
+    if NOBODY.fullmatch(name.strip()) or sum(name in s.patients for s in studies.values()) > MANY_STUDIES:
+        return vault.patient(f"study {uid}")
+    return vault.patient(name)
+
+
+def _tasks(studies, files, vault, work, reports, given, notes) -> dict[str, _Task]:
+    several = sum(len(s.patients) > 1 for s in studies.values())
+    if several:
+        notes.append(f"{several} studies hold several PatientIDs; each is kept as a patient of its own")
+    nobody = sum(
+        len(s.patients) == 1 and bool(NOBODY.fullmatch(next(iter(s.patients)).strip()))
+        for s in studies.values()
+    )
+    if nobody:
+        notes.append(f"{nobody} studies have a PatientID that names nobody; each counts as a patient")
+    tasks = {}
+    for uid, study in studies.items():
+        here = _load(study.spool)
+        identifiers = {v for h in here for v in _spellings(h.identity)} | {h.study for h in here}
+        words = []
+        for name in sorted((study.accessions | study.patients) - {""}):
+            path = (
+                reports / f"{name}.txt" if reports and "/" not in name and name not in (".", "..") else None
+            )
+            if path is not None and path.is_file():
+                words.append((path, vault.file(f"reports/{path.name}")))
+        case_id = vault.case(uid)
+        (patient,) = study.patients if len(study.patients) == 1 else (uid,)
+        tasks[uid] = _Task(
+            study.spool, work, case_id, {h.file: files[h.file] for h in here}, tuple(sorted(identifiers)), vault.shift_days(patient),
+            tuple(words), given, vault.key,
+        )  # fmt: skip
+    return tasks
+
+
+def _spellings(identity: Mapping[str, str]) -> Iterator[str]:
+    """Each identifier as it stands, and the parts of a name (PS3.5 6.2: components by ^, groups by =)."""
+    for value in identity.values():
+        yield value
+        parts = [p for p in re.split(r"[\^=\\]", value) if len(p.strip()) >= 3]
+        yield from parts
+        if len(parts) > 1:
+            yield f"{parts[1]} {parts[0]}"
+        if re.fullmatch(r"(19|20)\d{6}", value):
+            year, month, day = value[:4], value[4:6], value[6:]
+            yield from (
+                f"{year}-{month}-{day}",
+                f"{day}.{month}.{year}",
+                f"{day}/{month}/{year}",
+                f"{month}/{day}/{year}",
+            )
+
+
+def _write_all(
+    tasks: Mapping[str, _Task], done: Path, jobs: int, progress: Callable
+) -> Iterator[tuple[str, _Written]]:
+    """Each study written, in processes; those that an earlier run finished are taken over."""
+    uid_of = {task.case_id: uid for uid, task in tasks.items()}
+    todo, bar = [], iter(progress(range(len(tasks)), len(tasks)))
+    for uid, task in tasks.items():
+        kept = done / task.case_id
+        if kept.is_file():
+            next(bar, None)
+            yield uid, pickle.loads(kept.read_bytes())
+        else:
+            todo.append(task)
+    seconds = lambda task: 60.0 + SECONDS_A_FILE * len(task.files)  # noqa: E731
+    for task, answer in supervised(_write_study, ((t, 0) for t in todo), jobs, seconds):
+        next(bar, None)
+        if isinstance(answer, Failed):
+            shutil.rmtree(task.root / "cases" / task.case_id, ignore_errors=True)
+            reason = f"writing the study in a process of its own: {answer.why}"
+            answer = _Written(
+                (), {}, {}, (), tuple(Skipped(f.name, "limit", reason) for f in task.files.values())
+            )
+        write_atomically(done / task.case_id, pickle.dumps(answer))
+        yield uid_of[task.case_id], answer
+
+
+def _case(case_id: str, patient: str, made: _Written, point, mapping: Map | None) -> Case:
+    """The case of a study about one lesion; else its frame is the centre of the first kind of the MAP's reference, or of its largest series."""
+    if point is not None:
+        return Case(case_id, patient, made.assets, lesion=Lesion(point), frame_mm=point, frame_from="lesion")
+    volumes = [a for a in made.assets if a.type == "volume"]
+    order = list(mapping.reference) if mapping else []
+    known = sorted(
+        (a for a in volumes if a.kind),
+        key=lambda a: (order.index(a.kind) if a.kind in order else len(order), -a.facts["voxels"], a.uri),
+    )
+    chosen = (known or volumes or [None])[0]
+    if chosen is None:
+        return Case(case_id, patient, made.assets)
+    return Case(case_id, patient, made.assets, frame_mm=made.centres[chosen.uri], frame_from=chosen.kind)
+
+
+def _copied(case: Case, case_id: str, root: Path) -> Case:
+    """The same study as a case of another lesion, with files of its own, so that erasing one is one act."""
+    target = root / "cases" / case_id
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(root / "cases" / case.case_id, target)
+    assets = tuple(replace(a, uri=f"cases/{case_id}/{Path(a.uri).name}") for a in case.assets)
+    return replace(case, case_id=case_id, assets=assets)
+
+
+def _unsure(cases: Sequence[Case]) -> list[str]:
+    volumes = [a for case in cases for a in case.assets if a.type == "volume"]
+    unknown = sum(a.kind is None for a in volumes)
+    close = sum(a.kind is not None and (a.confidence or 0) < 0.7 for a in volumes)
+    return [
+        f"{len(volumes)} series: {unknown} of no known kind, {close} unsure (confidence below .7); `mmvae assign --override` corrects them"
+    ]

@@ -1,0 +1,276 @@
+"""What each vendor writes where: b-values, scaling, mosaics, and words in descriptions that stand for facts.
+
+Sources: PS3.3 (standard elements), DICOM conformance statements of the vendors as dcm2niix documents them.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+Look = Callable[[str | tuple[int, int]], object]
+
+# Elements whose values name a person, a place or an act: what a report must lose (PS3.15 table E.1-1, those of text VRs).
+IDENTIFIERS = (
+    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "PatientBirthDate",
+    "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber", "StudyID", "ReferringPhysicianName", "ReferringPhysicianAddress",
+    "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName", "RequestingPhysician", "PhysiciansOfRecord",
+    "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "DeviceSerialNumber", "AdmissionID",
+    "IssuerOfPatientID", "MedicalRecordLocator", "MilitaryRank", "Occupation", "PatientComments", "StudyDescription",
+    "RequestedProcedureID", "ScheduledProcedureStepID", "PerformedProcedureStepID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
+    "FrameOfReferenceUID", "CurrentPatientLocation", "PatientReligiousPreference", "ResponsiblePerson", "VerifyingObserverName", "PersonName",
+)  # fmt: skip
+
+
+def more_identifiers(data: Dataset) -> dict[str, str]:
+    """Names and numbers nested in sequences (PN, and ids of other patients), by path."""
+    found: dict[str, str] = {}
+    for index, element in enumerate(data.iterall() if any(e.VR == "SQ" for e in data) else ()):
+        if element.VR == "PN" or element.keyword in IDENTIFIERS:
+            value = str(element.value or "").strip()
+            if value:
+                found[f"{element.keyword or 'unknown'}#{index}"] = value
+    return found
+
+
+def _private(data: Dataset, group: int, creator: str, element: int):
+    """A private element by its creator; else at block 10, where scanners put it and anonymisers leave it orphaned."""
+    try:
+        return data.private_block(group, creator)[element].value
+    except KeyError:
+        found = data.get((group, 0x1000 + element))
+        return None if found is None else found.value
+
+
+def _number(value) -> float | None:
+    if isinstance(
+        value, bytes
+    ):  # an unknown VR in an explicit file, or an implicit one: text, or a little-endian number
+        text = value.strip(b"\x00 ")
+        if re.fullmatch(rb"[-+]?[0-9.eE+-]+(\\.*)?", text):
+            value = text.decode("ascii").split("\\")[0]
+        elif len(value) == 8:
+            value = float(np.frombuffer(value, "<f8")[0])
+        elif len(value) == 4:
+            value = float(np.frombuffer(value, "<f4")[0])
+        else:
+            return None
+    if isinstance(value, str):
+        value = value.split("\\")[0]
+    elif isinstance(value, Sequence) and value:
+        value = value[0]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def manufacturer(data: Dataset) -> str:
+    """The vendor's short name, or nothing."""
+    text = str(data.get("Manufacturer") or "").lower()
+    for name in ("siemens", "philips", "ge medical", "toshiba", "canon", "uih", "hitachi", "fujifilm"):
+        if name in text:
+            return {"ge medical": "ge", "canon": "toshiba"}.get(name, name)
+    return "ge" if text.strip() in ("ge", "ge healthcare") else ""
+
+
+def b_value(data: Dataset, look: Look) -> float | None:
+    """b in s/mm², from where this vendor writes it; None where the frame is not diffusion-weighted as far as is said."""
+    tokens = {str(t).upper() for t in (data.get("ImageType") or ())}
+    if "ADC" in tokens:
+        return None
+    found = _number(look("DiffusionBValue"))
+    if found is not None:
+        return _sane(found)
+    vendor = manufacturer(data)
+    if vendor == "siemens" or not vendor:
+        found = _number(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0C))
+        if found is None:
+            found = _csa_b_value(data)
+        if found is None:
+            match = re.search(
+                r"(?:^|[^a-z])b(\d{1,5})(?!\d*_\d)",
+                str(data.get("SequenceName") or "").replace("ep_b", "ep b"),
+            )
+            found = float(match.group(1)) if match else None
+        if found is not None:
+            return _sane(found)
+    if vendor == "ge":
+        found = _number(_private(data, 0x0043, "GEMS_PARM_01", 0x39))
+        # (0043,1039) is filled in every GE image; only echo-planar ones are diffusion.
+        sequence = data.get("ScanningSequence")
+        planar = "EP" in ([sequence] if isinstance(sequence, str) else list(sequence or ()))
+        return _sane(found % 1e9) if found is not None and planar and _ge_diffusion(data) else None
+    if vendor == "philips":
+        found = _number(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
+        return (
+            _sane(found)
+            if found is not None and found >= 0 and "DIFFUSION" in _philips_kind(data, look)
+            else None
+        )
+    if vendor == "uih":
+        return _sane(_number(_private(data, 0x0065, "Image Private Header", 0x09)))
+    if vendor == "toshiba":
+        match = re.match(r"\s*b=(\d+)", str(data.get("ImageComments") or ""))
+        if match:
+            return _sane(float(match.group(1)))
+        return 0.0 if "diffusion" in words(data) else None
+    return None
+
+
+def _sane(value: float | None) -> float | None:
+    return float(round(value, 3)) if value is not None and 0 <= value <= 20000 else None
+
+
+def _ge_diffusion(data: Dataset) -> bool:
+    """GE marks diffusion by directions (0019,10E0) or by the name of the sequence."""
+    directions = _number(_private(data, 0x0019, "GEMS_ACQU_01", 0xE0))
+    name = " ".join(str(data.get(n) or "") for n in ("SeriesDescription", "ProtocolName")).lower()
+    internal = str(_private(data, 0x0019, "GEMS_ACQU_01", 0x9E) or "").lower()
+    return (
+        bool(directions)
+        or bool(re.search("dwi|diff", name))
+        or "dti" in internal
+        or "epi2" in internal
+        or "diff" in internal
+    )
+
+
+def _philips_kind(data: Dataset, look: Look) -> set[str]:
+    """DIFFUSION where Philips' private element (2005,1414) or a direction says so, or b-values above 0 do."""
+    value = _number(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
+    name = str(data.get("SeriesDescription") or "").lower()
+    said = (
+        str(look("AcquisitionContrast") or "") == "DIFFUSION"
+        or bool(value)
+        or re.search(r"dwi|dti|diff|adc|\bb\d{2,4}", name)
+    )
+    return {"DIFFUSION"} if said else set()
+
+
+def _csa(data: Dataset) -> Mapping | None:
+    if (0x0029, 0x1010) not in data:
+        return None
+    from nibabel.nicom import csareader
+
+    try:
+        return csareader.read(data[0x0029, 0x1010].value)["tags"]
+    except (csareader.CSAReadError, KeyError, ValueError, TypeError, IndexError, UnicodeDecodeError):
+        return None
+
+
+def _csa_number(tags: Mapping, name: str) -> tuple[float, ...]:
+    items = tags.get(name, {}).get("items", [])
+    try:
+        return tuple(float(item) for item in items)
+    except (TypeError, ValueError):
+        return ()
+
+
+def _csa_b_value(data: Dataset) -> float | None:
+    tags = _csa(data)
+    found = _csa_number(tags, "B_value") if tags else ()
+    return found[0] if found else None
+
+
+def mosaic(data: Dataset) -> tuple[int, tuple[float, ...] | None]:
+    """Number of slices in a Siemens mosaic and the direction in which they follow, where the CSA header says it."""
+    tags = _csa(data)
+    count = _number(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0A))
+    normal = None
+    if tags:
+        given = _csa_number(tags, "NumberOfImagesInMosaic")
+        count = given[0] if given else count
+        direction = _csa_number(tags, "SliceNormalVector")
+        normal = direction if len(direction) == 3 else None
+    return (int(count) if count and 0 < count <= 1024 else 0), normal
+
+
+def grid_positions(data: Dataset) -> list[tuple[float, ...]]:
+    """ImagePositionPatient of each tile of a United Imaging grid."""
+    frames = data.get((0x0065, 0x1051))
+    if frames is None or frames.VR != "SQ":
+        return []
+    return [
+        tuple(float(v) for v in item.ImagePositionPatient)
+        for item in frames.value
+        if "ImagePositionPatient" in item
+    ]
+
+
+def scaling(data: Dataset, look: Look) -> tuple[float, float]:
+    """Slope and intercept from stored to modality value; with Philips' scale slope (2005,100E) to its floating-point value.
+
+    Philips: FP = (stored · RS + RI) / (RS · SS) (Chenevert et al. 2014, doi:10.1593/tlo.13811, eq. 2), comparable between phases.
+    """
+    slope = _number(look("RescaleSlope"))
+    intercept = _number(look("RescaleIntercept"))
+    slope, intercept = slope or 1.0, intercept or 0.0
+    if manufacturer(data) == "philips":
+        private = _number(look((0x2005, 0x100E)))
+        if private:
+            return 1.0 / private, intercept / (slope * private)
+    return slope, intercept
+
+
+def phase(data: Dataset) -> float:
+    """The vendor's own number of a dynamic phase, or 0."""
+    return (
+        _number(_private(data, 0x2001, "Philips Imaging DD 001", 0x81))
+        if manufacturer(data) == "philips"
+        else None
+    ) or 0.0
+
+
+def scanning_sequence(look: Look) -> list[str]:
+    """Codes of ScanningSequence from what enhanced objects say instead (PS3.3 C.8.13.5.2)."""
+    echo = str(look("EchoPulseSequence") or "")
+    made = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(echo, [])
+    if str(look("EchoPlanarPulseSequence") or "") == "YES":
+        made = ["EP", *made]
+    if str(look("InversionRecovery") or "") == "YES":
+        made = [*made, "IR"]
+    return made
+
+
+_WORDS = {
+    "t1_weighted": r"t1", "t2_weighted": r"t2(?!\*|star)", "fluid_attenuated": r"flair|dark.?fluid", "diffusion": r"dwi|diff|dti|epi?2?d?_?b\d", "adc_map": r"adc|apparent",
+    "proton_density": r"\bpd\b|proton", "contrast_given": r"\bgd\b|gado|post.?con|\+c\b|\bc\+|inject[ée]?|dyn(?!dist)|dce|perf|twist|produit|\bpdc\b|vibe.?dyn|multi.?phase",
+    "before_contrast": r"pre.?con|\bpre\b|sans.?(inj|contraste|iv)|avant", "fat_saturated": r"fat.?sat|\bfs\b|_fs|fatsat|spair|spir\b|stir|dixon.?w|sat.?graisse|chemsat|\bfatsup|suppression.?de.?graisse",
+    "axial": r"\b(ax|axial|tra|transv)", "localizer": r"local|scout|survey|rep[ée]rage|3.?plan",
+}  # fmt: skip
+
+
+def words(data: Dataset) -> frozenset[str]:
+    """Which of a closed list of notions the descriptions speak of; English and French. Nothing of the text is kept."""
+    text = (
+        " ".join(str(data.get(n) or "") for n in ("SeriesDescription", "ProtocolName"))
+        .lower()
+        .replace("_", " ")
+    )
+    return frozenset(name for name, pattern in _WORDS.items() if text.strip() and re.search(pattern, text))
+
+
+def fat_saturated(look: Look, said: frozenset[str]) -> bool | None:
+    """Whether fat is suppressed: by ScanOptions or the functional group, else by the description; None where nothing is said."""
+    option = look("ScanOptions")
+    options = {str(o).upper() for o in ([option] if isinstance(option, str) else option or ())}
+    if options & {"FS", "SFS", "FATSAT", "SPIR", "SPAIR", "FSAT", "CHESS", "STIR"} or "fat_saturated" in said:
+        return True
+    group = str(look("SpectrallySelectedSuppression") or "")
+    if group:
+        return group == "FAT"
+    return False if option is not None or said else None
+
+
+def contrast_agent(data: Dataset, look: Look, said: frozenset[str]) -> bool:
+    """Whether a contrast agent had been given: ContrastBolusAgent, else the description."""
+    agent = str(data.get("ContrastBolusAgent") or "").strip().lower()
+    if agent in ("none", "no", "non", "n/a"):
+        return False
+    if "ContrastBolusAgentSequence" in data or agent:
+        return "before_contrast" not in said
+    return "contrast_given" in said and "before_contrast" not in said
