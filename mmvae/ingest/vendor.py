@@ -240,7 +240,7 @@ _WORDS = {
     "t1_weighted": r"t1", "t2_weighted": r"t2(?!\*|star)", "fluid_attenuated": r"flair|dark.?fluid", "diffusion": r"dwi|diff|dti|epi?2?d?_?b\d", "adc_map": r"adc|apparent",
     "proton_density": r"\bpd\b|proton", "contrast_given": r"\bgd\b|gado|post.?con|\+c\b|\bc\+|inject[ée]?|dyn(?!dist)|dce|perf|twist|produit|\bpdc\b|vibe.?dyn|multi.?phase",
     "before_contrast": r"pre.?con|\bpre\b|sans.?(inj|contraste|iv)|avant", "fat_saturated": r"fat.?sat|\bfs\b|_fs|fatsat|spair|spir\b|stir|dixon.?w|sat.?graisse|chemsat|\bfatsup|suppression.?de.?graisse",
-    "axial": r"\b(ax|axial|tra|transv)", "localizer": r"local|scout|survey|rep[ée]rage|3.?plan",
+    "axial": r"\b(ax|axial|tra|transv)", "field_map": r"\bb0\b|field.?map", "localizer": r"local|scout|survey|rep[ée]rage|3.?plan",
 }  # fmt: skip
 
 
