@@ -85,6 +85,14 @@ def _triple(text: str) -> tuple[float, float, float]:
 
 
 def _phantom(a) -> int:
+    if a.form == "dicom":
+        from mmvae.phantom.dicom import write_phantom_studies
+
+        write_phantom_studies(
+            a.cases, a.seed, a.out, a.jobs, a.prevalence, a.protocol, _bar("digital patients")
+        )
+        print(f"{a.cases} digital patients' studies in {a.out} (engineering, never clinical proof)")
+        return 0
     from mmvae.phantom.cohort import write_phantom_cohort
 
     write_phantom_cohort(
@@ -324,7 +332,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--cases", type=int, required=True)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--as", dest="form", choices=["nifti"], default="nifti")
+    p.add_argument("--as", dest="form", choices=["nifti", "dicom"], default="nifti")
     p.add_argument("--splits", type=_numbers, help="training,validation,test patients")
     p.add_argument("--jobs", type=int, default=cores)
     p.add_argument("--prevalence", choices=["balanced", "clinical"], default="balanced")

@@ -1,0 +1,471 @@
+"""Digital patients → DICOM studies as four vendors would write them, with records, reports and lesion points beside."""
+
+import csv
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from mmvae.case import InputError
+from mmvae.phantom.cohort import FIELDS, RELEVANCE, group_of, pseudonym
+from mmvae.phantom.patient import Patient, parameters, population
+from mmvae.phantom.scanner import Examination, Series, examine
+from mmvae.phantom.words import reading, report_of, terms_of
+
+MR_IMAGE, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
+VENDOR = {
+    "siemens": "SIEMENS",
+    "ge": "GE MEDICAL SYSTEMS",
+    "philips": "Philips Medical Systems",
+    "canon": "CANON_MEC",
+}
+# English and French, by what a series is; never by what the patient has.
+DESCRIPTIONS = {
+    "t1": ("Ax T1 TSE", "AX T1", "T1 axial"), "t1_fs": ("Ax T1 FS", "AX T1 FAT SAT", "T1 axial sat graisse"),
+    "t2": ("Ax T2 TSE", "T2 pelvis", "T2 axial"), "dwi": ("Ax DWI", "DIFFUSION", "Diffusion axiale"),
+    "contrast": ("Ax dyn post contrast", "DYN GD", "Dynamique gadolinium"),
+}  # fmt: skip
+LABELS = ("histology", "orads", "group")
+
+
+def uid(*parts: object) -> str:
+    """A UID under 2.25 (PS3.5 B.2) that is the hash of its parts."""
+    return "2.25." + str(int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:16]))
+
+
+def _common(patient: Patient, seed: int, exam: Examination) -> Dataset:
+    """What is the same in all files of a study: patient, study and equipment modules with every type 2 element."""
+    data, name = Dataset(), pseudonym("p", seed, patient.number)
+    data.PatientName, data.PatientID, data.PatientBirthDate, data.PatientSex = (
+        f"Phantom^{name}",
+        name,
+        "",
+        "F",
+    )
+    if "age_years" in patient.record:
+        data.PatientAge = f"{int(patient.record['age_years']):03d}Y"
+    if "weight_kg" in patient.record:
+        data.PatientWeight = str(patient.record["weight_kg"])
+    data.StudyInstanceUID, data.StudyDate, data.StudyTime = (
+        uid("study", seed, patient.number),
+        "20200101",
+        "090000",
+    )
+    data.AccessionNumber, data.StudyID, data.ReferringPhysicianName = (
+        pseudonym("a", seed, patient.number),
+        "1",
+        "",
+    )
+    data.Manufacturer, data.ManufacturerModelName = VENDOR[exam.scanner], exam.scanner
+    data.DeviceSerialNumber, data.SoftwareVersions = "0", "1"
+    data.FrameOfReferenceUID, data.PositionReferenceIndicator = uid("frame", seed, patient.number), ""
+    data.Modality, data.PatientPosition = "MR", "HFS"
+    data.BodyPartExamined = "PELVIS"
+    return data
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600:02d}{whole // 60 % 60:02d}{whole % 60:02d}.{round((seconds - whole) * 1000):03d}"
+
+
+class _Study:
+    """Writes one study; each series gets a number, a UID and a start."""
+
+    def __init__(self, patient: Patient, seed: int, exam: Examination, folder: Path):
+        self.patient, self.seed, self.exam, self.folder = patient, seed, exam, folder
+        self.common = _common(patient, seed, exam)
+        self.rng = np.random.default_rng([patient.rng_seed % 2**32, 5])
+        self.language = int(self.rng.integers(3))
+        self.number, self.start = 0, 9 * 3600 + float(self.rng.integers(0, 3600))
+
+    def write(self, series: Series) -> None:
+        """The series as its vendor lays it out: one series a phase (Siemens), enhanced (a Philips T2), else one series."""
+        times = series.facts.get("PhaseTime_s", [0.0] * len(series.volumes))
+        if self.exam.scanner == "philips" and series.role == "t2":
+            self._enhanced(series)
+        elif self.exam.scanner == "siemens" and series.role == "contrast":
+            for phase, volume in enumerate(series.volumes):
+                self._classic(series, [volume], [times[phase]], phase)
+        else:
+            self._classic(series, list(series.volumes), times, 0)
+        self.start += times[-1] + 120
+
+    def _head(self, series: Series, part: int) -> Dataset:
+        self.number += 1
+        data = Dataset()
+        data.update(self.common)
+        data.SeriesInstanceUID = uid("series", self.seed, self.patient.number, self.exam.scanner, self.number)
+        data.SeriesNumber, data.SeriesDescription = str(self.number), DESCRIPTIONS[series.role][self.language]
+        data.SeriesDate = data.AcquisitionDate = data.ContentDate = "20200101"
+        data.SeriesTime = _clock(self.start)
+        data.MagneticFieldStrength = f"{series.facts['MagneticFieldStrength']:g}"
+        if series.facts["contrast_agent"]:
+            data.ContrastBolusAgent = "Gadobutrol"
+        return data
+
+    def _plane(self, data: Dataset, series: Series) -> None:
+        facts, steps = series.facts, np.linalg.norm(series.affine[:3, :3], axis=0)
+        data.SOPClassUID, data.ImageType = MR_IMAGE, ["ORIGINAL", "PRIMARY", "M"]
+        data.ScanningSequence = (
+            ["EP", "SE"] if facts["ScanningSequence"] == "EP" else facts["ScanningSequence"]
+        )
+        data.SequenceVariant, data.MRAcquisitionType = "SK", "3D" if series.role == "contrast" else "2D"
+        data.ScanOptions = "FS" if facts["fat_saturated"] else "PFP"
+        data.RepetitionTime, data.EchoTime = f"{facts['RepetitionTime']:g}", f"{facts['EchoTime']:g}"
+        data.FlipAngle, data.EchoTrainLength = (
+            f"{facts.get('FlipAngle', 90):g}",
+            str(facts.get("EchoTrainLength", 1)),
+        )
+        data.SliceThickness = data.SpacingBetweenSlices = f"{steps[2]:.4g}"
+        data.PixelSpacing = [f"{steps[1]:.6g}", f"{steps[0]:.6g}"]
+        data.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+
+    def _samples(self, data: Dataset, volume: np.ndarray) -> None:
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.Rows, data.Columns = volume.shape[-2:]
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+        data.PixelRepresentation = int(self.exam.scanner == "ge")
+        if self.exam.scanner == "philips":
+            block = data.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+            block.add_new(0x0E, "FL", 0.0125)
+
+    def _b_value(self, data: Dataset, b: float) -> None:
+        """Where this vendor writes it (DICOM.md)."""
+        scanner = self.exam.scanner
+        if scanner == "siemens":
+            data.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", str(int(b)))
+            data.SequenceName = f"*ep_b{int(b)}t"
+        elif scanner == "ge":
+            data.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(
+                0x39, "IS", [str(1000000000 + int(b)), "8", "0", "0"]
+            )
+        elif scanner == "canon":
+            if b:
+                data.ImageComments = f"b={int(b)}(0.577,0.577,0.577)"
+            elif "ImageComments" in data:
+                del data.ImageComments
+        else:
+            data.DiffusionBValue = float(b)
+
+    def _classic(
+        self, series: Series, volumes: Sequence[np.ndarray], times: Sequence[float], part: int
+    ) -> None:
+        data = self._head(series, part)
+        self._plane(data, series)
+        self._samples(data, volumes[0])
+        b_values = series.facts.get("DiffusionBValue")
+        folder = self.folder / f"{self.number:03d}"
+        folder.mkdir(parents=True)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MR_IMAGE
+        meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if self.exam.scanner == "ge" else ExplicitVRLittleEndian
+        )
+        meta.ImplementationClassUID = uid("mmvae")
+        count, slices = 0, volumes[0].shape[0]
+        corner, step = series.affine[:3, 3], series.affine[:3, 2]
+        for repeat, volume in enumerate(volumes):
+            data.AcquisitionNumber = str(1 + part + repeat)
+            data.AcquisitionTime = data.ContentTime = _clock(
+                self.start + times[repeat] if b_values is None else self.start + repeat
+            )
+            if b_values is not None:
+                self._b_value(data, b_values[repeat])
+            elif len(volumes) > 1:
+                data.TemporalPositionIdentifier, data.NumberOfTemporalPositions = (
+                    str(repeat + 1),
+                    str(len(volumes)),
+                )
+            for k in range(slices):
+                count += 1
+                data.InstanceNumber = str(count)
+                data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid(
+                    "image", data.SeriesInstanceUID, count
+                )
+                data.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
+                data.SliceLocation = f"{(corner + k * step)[2]:.6g}"
+                data.PixelData = volume[k].astype("<i2" if data.PixelRepresentation else "<u2").tobytes()
+                _save(data, meta, folder / f"{count:04d}.dcm")
+
+    def _enhanced(self, series: Series) -> None:
+        """One multi-frame object (PS3.3 A.36.2) with the functional groups that its definition asks for."""
+        data = self._head(series, 0)
+        facts, (volume,) = series.facts, series.volumes
+        self._samples(data, volume)
+        data.SOPClassUID, data.ImageType = ENHANCED_MR, ["ORIGINAL", "PRIMARY", "T2", "NONE"]
+        data.SOPInstanceUID, data.InstanceNumber = uid("image", data.SeriesInstanceUID, 1), "1"
+        data.AcquisitionDateTime, data.ContentTime, data.AcquisitionNumber = (
+            "20200101" + _clock(self.start),
+            _clock(self.start),
+            "1",
+        )
+        data.AcquisitionDuration, data.PixelPresentation, data.VolumetricProperties = (
+            180.0,
+            "MONOCHROME",
+            "VOLUME",
+        )
+        data.VolumeBasedCalculationTechnique, data.ComplexImageComponent, data.AcquisitionContrast = (
+            "NONE",
+            "MAGNITUDE",
+            "T2",
+        )
+        data.ContentQualification, data.ResonantNucleus, data.KSpaceFiltering = "RESEARCH", "1H", "NONE"
+        data.MagneticFieldStrength, data.ApplicableSafetyStandardAgency = (
+            float(facts["MagneticFieldStrength"]),
+            "IEC",
+        )
+        data.BurnedInAnnotation, data.LossyImageCompression, data.PresentationLUTShape = (
+            "NO",
+            "00",
+            "IDENTITY",
+        )
+        data.NumberOfFrames = str(len(volume))
+        data.EchoPulseSequence, data.MultipleSpinEcho, data.MultiPlanarExcitation, data.PhaseContrast = (
+            "SPIN",
+            "NO",
+            "NO",
+            "NO",
+        )
+        data.TimeOfFlightContrast, data.SteadyStatePulseSequence, data.EchoPlanarPulseSequence = (
+            "NO",
+            "NONE",
+            "NO",
+        )
+        data.SaturationRecovery, data.SpectrallySelectedSuppression, data.OversamplingPhase = (
+            "NO",
+            "NONE",
+            "NONE",
+        )
+        (
+            data.GeometryOfKSpaceTraversal,
+            data.RectilinearPhaseEncodeReordering,
+            data.SegmentedKSpaceTraversal,
+        ) = "RECTILINEAR", "LINEAR", "PARTIAL"
+        data.NumberOfKSpaceTrajectories, data.PulseSequenceName = 1, "TSE"
+        data.AcquisitionContextSequence, data.MRAcquisitionType = Items([]), "2D"
+        data.DeviceSerialNumber, data.ManufacturerModelName = "0", "philips"
+        steps = np.linalg.norm(series.affine[:3, :3], axis=0)
+        shared = Dataset()
+        measures, orientation, timing, echo, kind, anatomy, value = (Dataset() for _ in range(7))
+        measures.SliceThickness, measures.SpacingBetweenSlices = f"{steps[2]:.4g}", f"{steps[2]:.4g}"
+        measures.PixelSpacing = [f"{steps[1]:.6g}", f"{steps[0]:.6g}"]
+        orientation.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+        timing.RepetitionTime, timing.FlipAngle, timing.EchoTrainLength = (
+            f"{facts['RepetitionTime']:g}",
+            "90",
+            str(facts.get("EchoTrainLength", 1)),
+        )
+        timing.RFEchoTrainLength, timing.GradientEchoTrainLength = int(facts.get("EchoTrainLength", 1)), 0
+        mode = Dataset()
+        mode.SpecificAbsorptionRateDefinition, mode.SpecificAbsorptionRateValue = "IEC_WHOLE_BODY", 1.0
+        timing.SpecificAbsorptionRateSequence, timing.OperatingModeSequence = (
+            Items([mode]),
+            Items([_operating()]),
+        )
+        timing.GradientOutputType, timing.GradientOutput = "DB_DT", 1.0
+        echo.EffectiveEchoTime = float(facts["EchoTime"])
+        kind.FrameType, kind.PixelPresentation, kind.VolumetricProperties = (
+            ["ORIGINAL", "PRIMARY", "T2", "NONE"],
+            "MONOCHROME",
+            "VOLUME",
+        )
+        kind.VolumeBasedCalculationTechnique, kind.ComplexImageComponent, kind.AcquisitionContrast = (
+            "NONE",
+            "MAGNITUDE",
+            "T2",
+        )
+        region = Dataset()
+        region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "12921003", "SCT", "Pelvis"
+        anatomy.AnatomicRegionSequence, anatomy.FrameLaterality = Items([region]), "U"
+        value.RescaleIntercept, value.RescaleSlope, value.RescaleType = "0", "1.25", "normalized"
+        shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (
+            Items([measures]),
+            Items([orientation]),
+        )
+        shared.MRTimingAndRelatedParametersSequence, shared.MREchoSequence = Items([timing]), Items([echo])
+        shared.MRImageFrameTypeSequence, shared.FrameAnatomySequence = Items([kind]), Items([anatomy])
+        shared.PixelValueTransformationSequence = Items([value])
+        shared.MRImagingModifierSequence, shared.MRFOVGeometrySequence = (
+            Items([_modifier()]),
+            Items([_field_of_view(volume)]),
+        )
+        shared.MRReceiveCoilSequence, shared.MRTransmitCoilSequence = (
+            Items([_receiver()]),
+            Items([_transmitter()]),
+        )
+        shared.MRModifierSequence, shared.MRAveragesSequence = Items([_suppression()]), Items([_averages()])
+        data.SharedFunctionalGroupsSequence = Items([shared])
+        frames, corner, step = [], series.affine[:3, 3], series.affine[:3, 2]
+        for k in range(len(volume)):
+            groups, content, position = Dataset(), Dataset(), Dataset()
+            content.FrameAcquisitionNumber, content.InStackPositionNumber, content.StackID = 1, k + 1, "1"
+            content.DimensionIndexValues = [1, k + 1]
+            content.FrameAcquisitionDateTime = content.FrameReferenceDateTime = data.AcquisitionDateTime
+            content.FrameAcquisitionDuration = 180.0
+            position.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
+            groups.FrameContentSequence, groups.PlanePositionSequence = Items([content]), Items([position])
+            frames.append(groups)
+        data.PerFrameFunctionalGroupsSequence = Items(frames)
+        organisation, first, second = Dataset(), Dataset(), Dataset()
+        organisation.DimensionOrganizationUID = uid("dimensions", data.SeriesInstanceUID)
+        for item, pointer in ((first, 0x00209056), (second, 0x00209057)):
+            item.DimensionOrganizationUID = organisation.DimensionOrganizationUID
+            item.DimensionIndexPointer, item.FunctionalGroupPointer = pointer, 0x00209111
+        data.DimensionOrganizationSequence, data.DimensionIndexSequence = (
+            Items([organisation]),
+            Items([first, second]),
+        )
+        data.PixelData = volume.astype("<u2").tobytes()
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ENHANCED_MR, data.SOPInstanceUID
+        meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, uid("mmvae")
+        folder = self.folder / f"{self.number:03d}"
+        folder.mkdir(parents=True)
+        _save(data, meta, folder / "0001.dcm")
+
+
+def _operating() -> Dataset:
+    item = Dataset()
+    item.OperatingModeType, item.OperatingMode = "GRADIENT", "IEC_NORMAL"
+    return item
+
+
+def _modifier() -> Dataset:
+    item = Dataset()
+    (
+        item.MagnetizationTransfer,
+        item.BloodSignalNulling,
+        item.Tagging,
+        item.TransmitterFrequency,
+        item.PixelBandwidth,
+    ) = "NONE", "NO", "NONE", 127.7, "200"
+    return item
+
+
+def _suppression() -> Dataset:
+    item = Dataset()
+    item.InversionRecovery, item.FlowCompensation, item.Spoiling, item.T2Preparation = (
+        "NO",
+        "NONE",
+        "NONE",
+        "NO",
+    )
+    (
+        item.SpectrallySelectedExcitation,
+        item.SpatialPresaturation,
+        item.PartialFourier,
+        item.ParallelAcquisition,
+    ) = "NONE", "NONE", "NO", "NO"
+    return item
+
+
+def _receiver() -> Dataset:
+    item = Dataset()
+    (
+        item.ReceiveCoilName,
+        item.ReceiveCoilManufacturerName,
+        item.ReceiveCoilType,
+        item.QuadratureReceiveCoil,
+    ) = "BODY", "", "BODY", "YES"
+    return item
+
+
+def _transmitter() -> Dataset:
+    item = Dataset()
+    item.TransmitCoilName, item.TransmitCoilManufacturerName, item.TransmitCoilType = "BODY", "", "BODY"
+    return item
+
+
+def _averages() -> Dataset:
+    item = Dataset()
+    item.NumberOfAverages = "1"
+    return item
+
+
+def _field_of_view(volume: np.ndarray) -> Dataset:
+    item = Dataset()
+    item.InPlanePhaseEncodingDirection, item.MRAcquisitionFrequencyEncodingSteps = "ROW", volume.shape[-1]
+    item.MRAcquisitionPhaseEncodingStepsInPlane, item.PercentSampling, item.PercentPhaseFieldOfView = (
+        volume.shape[-2],
+        "100",
+        "100",
+    )
+    return item
+
+
+def _save(data: Dataset, meta: FileMetaDataset, path: Path) -> None:
+    made = FileDataset(str(path), data, file_meta=meta, preamble=b"\0" * 128)
+    made.save_as(path, enforce_file_format=True)
+
+
+def write_study(patient: Patient, seed: int, root: Path, protocol: str) -> Mapping:
+    """One patient's study folder and report; the row of the tables."""
+    exam = examine(patient, protocol)
+    name = pseudonym("p", seed, patient.number)
+    study = _Study(patient, seed, exam, root / "studies" / name)
+    for series in exam.series:
+        study.write(series)
+    rng = np.random.default_rng([patient.rng_seed % 2**32, 4])
+    seen = reading(patient, rng)
+    terms = terms_of(seen, rng)
+    text = report_of(seen, exam.side, rng)
+    if rng.random() >= parameters()["missing"]["report"]:
+        (root / "reports" / f"{study.common.AccessionNumber}.txt").write_text(text + "\n")
+    group = group_of(patient)
+    return {
+        "PatientID": name, **patient.record, "histology": patient.histology, "orads": patient.orads,
+        "group": "" if group.startswith("benign without") else group, "terms": ";".join(terms),
+        "x_mm": exam.lesion_mm[0], "y_mm": exam.lesion_mm[1], "z_mm": exam.lesion_mm[2],
+    }  # fmt: skip
+
+
+def write_phantom_studies(
+    cases: int, seed: int, out: Path, jobs: int = 1, prevalence: str = "balanced", protocol: str = "quick", progress=lambda items, total: items
+) -> None:  # fmt: skip
+    """`studies/`, `records.csv`, `reports/`, `lesions.csv` and `map.yaml` at `out`, by rename at the end (FORMATS: Commands)."""
+    if cases < 1:
+        raise InputError(f"--cases {cases}: expected at least 1")
+    if out.exists():
+        raise InputError(f"{out} exists already; name a folder that does not, or remove it")
+    beside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    for name in ("studies", "reports"):
+        (beside / name).mkdir(parents=True)
+    try:
+        write, patients = (
+            partial(write_study, seed=seed, root=beside, protocol=protocol),
+            population(cases, seed, prevalence),
+        )
+        if jobs > 1:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                rows = list(progress(pool.map(write, patients, chunksize=4), cases))
+        else:
+            rows = list(progress(map(write, patients), cases))
+        columns = ["PatientID", *FIELDS, *LABELS, "terms"]
+        for name, header in (("records.csv", columns), ("lesions.csv", ["case", "x_mm", "y_mm", "z_mm"])):
+            with (beside / name).open("w", newline="") as stream:
+                table = csv.DictWriter(stream, header, extrasaction="ignore", restval="")
+                table.writeheader()
+                table.writerows({**row, "case": row["PatientID"]} for row in rows)
+        mapping = {
+            "name": f"adnexal phantom, seed {seed}", "key": "PatientID",
+            "record": {n: {"column": n, **({"unit": f["unit"]} if "unit" in f else {"type": "category"})} for n, f in FIELDS.items()},
+            "labels": {name: name for name in LABELS}, "label_source": dict.fromkeys(LABELS, "simulated"), "terms": ["terms"],
+            "reference": ["t2", "t1", "contrast", "dwi"], "relevance": [dict(level) for level in RELEVANCE],
+            "answers": {"kinds": ["report"], "terms": True},
+        }  # fmt: skip
+        (beside / "map.yaml").write_text(yaml.safe_dump(mapping, sort_keys=False))
+        beside.rename(out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
