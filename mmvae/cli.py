@@ -159,6 +159,34 @@ def _scan(a) -> int:
     return 4 if a.strict and skipped else 0
 
 
+def _assign(a) -> int:
+    from mmvae.ingest.assign import assign_cohort
+
+    changed, unknown = assign_cohort(a.cohort, a.override)
+    print(f"{changed} assets changed their kind; {unknown} are of no known kind")
+    return 0
+
+
+def _rekey(a) -> int:
+    from mmvae.ingest.rekey import rekey
+
+    print(
+        f"{rekey(a.cohort)} cases and their vault have a new key; embeddings and indexes must be made again"
+    )
+    return 0
+
+
+def _doctor(a) -> int:
+    from mmvae.doctor import examine
+
+    for finding in examine(a.index):
+        print(
+            f"{'ok   ' if finding.well else 'LACKS'}  {finding.what}: {finding.found}"
+            + (f" → {finding.remedy}" if finding.remedy else "")
+        )
+    return 0
+
+
 def _whereis(a) -> int:
     from mmvae.ingest.identity import Vault, vault_path
 
@@ -226,17 +254,18 @@ def _index(a) -> int:
 
 
 def _search(a) -> int:
-    from mmvae.case import Cohort, InputError
+    from mmvae.case import Cohort
     from mmvae.retrieval.index import Index
     from mmvae.retrieval.search import query_from_cohort, query_from_index, search
     from mmvae.retrieval.where import parse_where
 
     index = Index.open(a.index)
     if Path(a.case).is_dir():
-        raise InputError(
-            "--case names a folder; a study folder must first become a case (`mmvae scan`), then give --cohort and its case_id"
-        )
-    if a.cohort is not None:
+        from mmvae.retrieval.search import query_from_folder
+
+        record = json.loads(a.record.read_text()) if a.record else {}
+        query, patient = query_from_folder(index, Path(a.case), a.lesion, a.report, record, a.jobs)
+    elif a.cohort is not None:
         cohort = Cohort.load(a.cohort)
         query, patient = query_from_cohort(index, cohort, cohort.case(a.case))
     else:
@@ -354,6 +383,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--jobs", type=int, default=cores)
     p.add_argument("--strict", action="store_true")
 
+    p = command("assign", _assign, "ask again which kind each series is, e.g. after installing a plugin")
+    p.add_argument("--cohort", type=Path, required=True)
+    p.add_argument("--override", type=Path, help="table of F_or_series,kind")
+
+    p = command("rekey", _rekey, "vault and cohort under a new key")
+    p.add_argument("--cohort", type=Path, required=True)
+
+    p = command("doctor", _doctor, "what this machine lacks, each with its remedy")
+    p.add_argument("--index", type=Path, help="an index whose file system is looked at")
+
     p = command("whereis", _whereis, "the source path behind an F, from the vault")
     p.add_argument("file")
     p.add_argument("--cohort", type=Path, required=True)
@@ -381,7 +420,15 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command("search", _search, "the cases most like this one")
     p.add_argument("--index", type=Path, required=True)
-    p.add_argument("--case", required=True, help="a case_id of the index, or of --cohort")
+    p.add_argument(
+        "--case", required=True, help="a case_id of the index, or of --cohort; or the folder of a DICOM study"
+    )
+    p.add_argument(
+        "--lesion", type=_triple, metavar="X,Y,Z", help="of a study folder: the lesion's point in LPS mm"
+    )
+    p.add_argument("--report", type=Path, help="of a study folder: its report's text")
+    p.add_argument("--record", type=Path, help="of a study folder: its record as JSON")
+    p.add_argument("--jobs", type=int, default=cores)
     p.add_argument("--cohort", type=Path, help="query by a case of this cohort")
     p.add_argument("--using", help="roles, e.g. t2,dwi")
     p.add_argument("-k", type=int, default=10)

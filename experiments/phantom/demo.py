@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mmvae.case import Cohort
-from mmvae.phantom.cohort import write_phantom_cohort
+from mmvae.ingest.study import scan_dicom
+from mmvae.phantom.dicom import write_phantom_studies
 from mmvae.phantom.patient import orads, population
 from mmvae.phantom.words import reading
 
@@ -35,9 +36,23 @@ def main() -> None:
     def step(text: str) -> None:
         print(f"[{time.time() - started:5.0f} s] {text}", flush=True)
 
-    step(f"{arguments.cases} digital patients")
-    splits = tuple(int(n) for n in arguments.splits.split(","))
-    write_phantom_cohort(arguments.cases, arguments.seed, out / "cohort", splits, jobs=os.cpu_count() or 1)
+    step(f"{arguments.cases} digital patients as the DICOM studies of four vendors")
+    splits, cores, source = (
+        tuple(int(n) for n in arguments.splits.split(",")),
+        os.cpu_count() or 1,
+        out / "source",
+    )
+    write_phantom_studies(arguments.cases, arguments.seed, source, cores)
+    step("scan: studies, records, reports and lesion points become a cohort")
+    made = scan_dicom(
+        source / "studies", out / "cohort", source / "records.csv", source / "reports", source / "lesions.csv", source / "map.yaml",
+        splits=splits, split_seed=arguments.seed, jobs=cores,
+    )  # fmt: skip
+    step(f"{made.cases} cases, {len(made.skipped)} files left out; " + "; ".join(made.notes))
+    # 400 studies are 2.5 GB: one stays, for a search by a study folder.
+    example, *others = sorted((source / "studies").iterdir())
+    for study in others:
+        shutil.rmtree(study)
     step(
         f"one reader's O-RADS score agrees with the truth at kappa {_kappa(arguments.seed):.2f} (published readers: .73)"
     )
@@ -77,7 +92,9 @@ def main() -> None:
     for case in chosen:
         query, patient = query_from_index(index, case.case_id)
         answered.append(Answered(case, search(index, query, patient, k=5)))
-    command = f"mmvae search --index {out}/archive --case {chosen[0].case_id} --using t2,dwi -k 5\nmmvae show {chosen[0].case_id} --cohort {out}/cohort --checkpoint {out}/run/best.ckpt"
+    command = f"mmvae search --index {out}/archive --case {chosen[0].case_id} --using t2,dwi -k 5\nmmvae show {chosen[0].case_id} --cohort {out}/cohort --checkpoint {out}/run/best.ckpt\n"
+    point = ",".join(str(v) for v in _lesion(source, example.name))
+    command += f"mmvae search --index {out}/archive --case {example} --lesion={point} -k 5"
     full = metrics["full"]["P@5"]
     lead = (
         f"{arguments.cases} simulated women with an adnexal mass; the model learnt from {splits[0]}. Asked with a whole case it has not seen, "
@@ -104,6 +121,11 @@ def main() -> None:
     step(
         f"full-case P@5 {full['value']:.3f} = {full['value'] / full['chance']:.1f} × chance; open {out}/index.html"
     )
+
+
+def _lesion(source: Path, patient: str) -> tuple[str, ...]:
+    rows = (line.split(",") for line in (source / "lesions.csv").read_text().splitlines())
+    return next(tuple(row[1:4]) for row in rows if row[0] == patient)
 
 
 def _kappa(seed: int) -> float:

@@ -1,12 +1,13 @@
 """Facts → kind: the best claim of all installed modalities above a threshold, the runner-up kept."""
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from mmvae.case import Asset, InputError
+from mmvae.case import Asset, Cohort, InputError, plain_case, write_atomically
 from mmvae.discovery import load_all
 from mmvae.modality import Modality
 
@@ -81,3 +82,27 @@ def read_override(path: Path | None) -> dict[str, str]:
             )
         made[name] = kind
     return made
+
+
+def assign_cohort(root: Path, override: Path | None = None) -> tuple[int, int]:
+    """Asks again which kind each asset of a scanned cohort is; how many changed, and how many stay unknown.
+
+    Raises:
+        InputError: for a cohort whose kinds came from a MAP: it holds no header facts to ask by.
+    """
+    cohort = Cohort.load(root)
+    if cohort.card.source != "dicom":
+        raise InputError(
+            f"the cohort's source is {cohort.card.source!r}: its kinds came from a MAP, not from headers; scan it again with another MAP"
+        )
+    given, changed, unknown, cases = read_override(override), 0, 0, []
+    for case in cohort.cases:
+        assets = tuple(reassigned(asset, given) for asset in case.assets)
+        changed += sum(a.kind != b.kind for a, b in zip(case.assets, assets))
+        unknown += sum(a.kind is None for a in assets)
+        cases.append(replace(case, assets=assets))
+    lines = "".join(
+        json.dumps(plain_case(case), allow_nan=False, ensure_ascii=False) + "\n" for case in cases
+    )
+    write_atomically(root / "cases.jsonl", lines.encode())
+    return changed, unknown

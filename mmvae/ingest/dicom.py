@@ -146,7 +146,9 @@ class Header:
     study: str
     series: str
     instance: str
-    identity: Mapping[str, str]
+    patient: str
+    accession: str
+    identifiers: frozenset[str]
     modality: str
     frames: tuple[Frame, ...] = ()
     text: str | None = None
@@ -168,8 +170,8 @@ def quiet() -> Iterator[None]:
         log.disabled = before
 
 
-def read_header(path: Path, file: int) -> Header:
-    """The file's header and frames; pixels are not read.
+def read_header(path: Path, file: int, whole: bool = True) -> Header:
+    """The file's header and frames; pixels are not read. With `whole` every element is looked at for identifiers.
 
     Raises:
         Unusable: with code and sentence, where the file is nothing a case is made of.
@@ -190,7 +192,7 @@ def read_header(path: Path, file: int) -> Header:
         raise Unusable("truncated", f"the header cannot be parsed ({type(error).__name__})") from error
     try:
         with quiet():
-            return _header(path, data, file, offset, head, size)
+            return _header(path, data, file, offset, head, size, whole)
     except Unusable:
         raise
     except RecursionError as error:
@@ -199,7 +201,7 @@ def read_header(path: Path, file: int) -> Header:
         raise Unusable("truncated", f"the header's values cannot be read ({type(error).__name__})") from error
 
 
-def _header(path: Path, data: Dataset, file: int, offset: int, head: bytes, size: int) -> Header:
+def _header(path: Path, data: Dataset, file: int, offset: int, head: bytes, size: int, whole: bool) -> Header:
     meta = getattr(data, "file_meta", Dataset())
     kind = str(data.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     if kind == "1.2.840.10008.1.3.10":
@@ -214,16 +216,16 @@ def _header(path: Path, data: Dataset, file: int, offset: int, head: bytes, size
             "PatientID",
         )
     }
-    identity = {
-        name: _text(data, name) for name in vendor.IDENTIFIERS if _text(data, name)
-    } | vendor.more_identifiers(data)
+    identity = vendor.identifiers_of(data) if whole else set()
     modality = str(data.get("Modality") or "")
     common = (
         file,
         ids["StudyInstanceUID"],
         ids["SeriesInstanceUID"],
         ids["SOPInstanceUID"],
-        identity,
+        ids["PatientID"],
+        ids["AccessionNumber"],
+        frozenset(identity),
         modality,
     )
     record = _record(data)

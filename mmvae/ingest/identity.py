@@ -7,11 +7,16 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmvae.case import InputError, write_atomically
+
+
+def pseudonym(key: bytes, room: str, prefix: str, identifier: str) -> str:
+    """The keyed pseudonym of an identifier: without the key it tells nothing, with it it is the same each time."""
+    return prefix + hmac.new(key, f"{room}:{identifier}".encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def vault_path(cohort: Path) -> Path:
@@ -26,9 +31,7 @@ class Vault:
 
     root: Path
     key: bytes
-    known: dict[str, dict[str, str]] = field(
-        default_factory=lambda: {"patients": {}, "cases": {}, "files": {}}
-    )
+    known: dict[str, dict] = field(default_factory=lambda: {"patients": {}, "cases": {}, "files": {}})
 
     @classmethod
     def open(cls, root: Path, create: bool = False) -> "Vault":
@@ -57,8 +60,8 @@ class Vault:
         return cls(root, key, known) if known else cls(root, key)
 
     def _name(self, room: str, prefix: str, identifier: str) -> str:
-        name = prefix + hmac.new(self.key, f"{room}:{identifier}".encode(), hashlib.sha256).hexdigest()[:16]
-        self.known[room][name] = identifier
+        name = pseudonym(self.key, room, prefix, identifier)
+        self.known.setdefault(room, {})[name] = identifier
         return name
 
     def patient(self, identifier: str) -> str:
@@ -72,6 +75,14 @@ class Vault:
     def file(self, relative: str) -> str:
         """F of a path relative to the source."""
         return self._name("files", "f", relative)
+
+    def series(self, identifier: str) -> str:
+        """The pseudonym of the series that a stack was made of, its SeriesInstanceUIDs joined by +."""
+        return self._name("series", "s", identifier)
+
+    def many(self, digest: str, names: Sequence[str]) -> None:
+        """Remembers which files a hash in a case's `files` stands for, so that they can be renamed."""
+        self.known.setdefault("many", {})[digest] = list(names)
 
     def shift_days(self, identifier: str) -> int:
         """By how many days a patient's dates are moved: −1 to −3650, the same each time."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmvae.case import Asset, Case, InputError, Lesion, draw_splits, write_atomically, write_cohort
 from mmvae.ingest.assign import read_override, reassigned
 from mmvae.ingest.dicom import Frame, Header, read_header
-from mmvae.ingest.identity import Vault, shifted_dates, vault_path, without_identifiers
+from mmvae.ingest.identity import Vault, pseudonym, shifted_dates, vault_path, without_identifiers
 from mmvae.ingest.mapping import Map, read_map, read_table
 from mmvae.ingest.nifti import write_nifti
 from mmvae.ingest.pixels import read_frames
@@ -89,6 +89,8 @@ class _Written:
     record: Mapping[str, float | str]
     points: tuple[tuple[float, float, float], ...]
     skipped: tuple[Skipped, ...]
+    series: Mapping[str, str] = field(default_factory=dict)
+    many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 # ---- files → headers --------------------------------------------------------------------------------------------------
@@ -97,9 +99,12 @@ class _Written:
 def _inspect(files: Sequence[_File]) -> list[Header | tuple[int, str, str]]:
     """Each file's header, its pixels decoded once where a codec is needed; or number, code and sentence."""
     made: list[Header | tuple[int, str, str]] = []
+    looked: set[Path] = set()
     for one in files:
         try:
-            header = read_header(one.path, one.number)
+            # Identifiers are the same throughout a series: one file a folder, and each that stands alone, is looked through.
+            header = read_header(one.path, one.number, one.path.parent not in looked)
+            looked.add(one.path.parent)
             if header.frames and header.frames[0].pixels.offset is None:
                 read_frames(one.path, list(header.frames[:1]))
             made.append(header)
@@ -167,8 +172,8 @@ def _read_all(
                 if isinstance(made, Header):
                     by_study[made.study or f"file {one.relative}"].append(made)
                     study = studies.setdefault(made.study or f"file {one.relative}", _Study(made.study, work))
-                    study.patients.add(made.identity.get("PatientID", ""))
-                    study.accessions.add(made.identity.get("AccessionNumber", ""))
+                    study.patients.add(made.patient)
+                    study.accessions.add(made.accession)
                     study.first = min(study.first, one.relative)
                 else:
                     lost.append(made)
@@ -272,8 +277,8 @@ def volume_of(stack: Stack, paths: Mapping[int, Path]) -> NDArray:
     return array[..., 0] if array.shape[3] == 1 else array
 
 
-def _files_of(frames: Sequence[Frame], task: _Task) -> tuple[str, ...] | dict:
-    """F of each file, with the frames (counted from 1) where only some of its frames are meant; a hash above 64 names."""
+def _files_of(frames: Sequence[Frame], task: _Task) -> tuple[str, ...]:
+    """F of each file, with the frames (counted from 1) where only some of its frames are meant."""
     by_file: dict[int, set[int]] = defaultdict(set)
     count = {}
     for frame in frames:
@@ -288,10 +293,14 @@ def _files_of(frames: Sequence[Frame], task: _Task) -> tuple[str, ...] | dict:
             names += [
                 f"{name}#{a + 1}-{b + 1}" if b > a else f"{name}#{a + 1}" for a, b in _runs(sorted(numbers))
             ]
-    names.sort()
+    return tuple(sorted(names))
+
+
+def files_field(names: Sequence[str]) -> tuple[str, ...] | dict:
+    """An asset's `files`: the names, or above 64 how many and the hash of the sorted list."""
     if len(names) <= 64:
         return tuple(names)
-    return {"n": len(names), "sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+    return {"n": len(names), "sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()}
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -315,6 +324,8 @@ def _write_study(task: _Task) -> _Written:
     for one in left:
         by_reason[(one.code, one.reason)].append(one.frame)
     assets: list[Asset] = []
+    behind: dict[str, str] = {}
+    many: dict[str, tuple[str, ...]] = {}
     centres: dict[str, tuple[float, float, float]] = {}
     paths = {number: one.path for number, one in task.files.items()}
     for stack in sorted(stacks, key=lambda s: min(f.file for v in s.volumes for f in v if f is not None)):
@@ -326,23 +337,20 @@ def _write_study(task: _Task) -> _Written:
             continue
         uri = f"cases/{task.case_id}/{len(assets)}.nii.gz"
         digest = write_nifti(task.root / uri, array, stack.affine)
-        series = (
-            "s" + hashlib.blake2b("+".join(stack.series).encode(), key=task.key, digest_size=8).hexdigest()
-        )
+        series = pseudonym(task.key, "series", "s", "+".join(stack.series))
+        behind[series] = "+".join(stack.series)
         facts = {**stack.facts, "voxels": int(array.size), "series": series}
         middle = stack.affine @ np.array([*((np.array(array.shape[:3]) - 1) / 2), 1.0])
-        made = reassigned(
-            Asset("volume", uri, digest, facts=facts, files=_files_of(frames, task)), task.override
-        )
+        names = _files_of(frames, task)
+        made = reassigned(Asset("volume", uri, digest, facts=facts, files=names), task.override)
+        kept = files_field(names)
+        if isinstance(kept, dict):
+            many[kept["sha256"]] = names
+        made = replace(made, files=kept)
         centres[uri] = tuple(round(float(c), 3) for c in middle[:3])
         assets.append(made)
     for (code, reason), frames in by_reason.items():
-        names = (
-            _files_of(frames, task)
-            if len(frames) <= 64
-            else tuple(sorted({task.files[f.file].name for f in frames}))
-        )
-        skipped += [Skipped(name, code, reason) for name in names]
+        skipped += [Skipped(name, code, reason) for name in _files_of(frames, task)]
     texts = [(h.text, (task.files[h.file].name,)) for h in headers if h.text]
     texts += [(path.read_text(encoding="utf-8", errors="replace"), (name,)) for path, name in task.reports]
     for text, files in texts:
@@ -360,7 +368,7 @@ def _write_study(task: _Task) -> _Written:
     points = tuple(p for h in headers for p in h.points)
     used = "the points that it marks became the case's lesions; it holds no image"
     skipped += [Skipped(task.files[h.file].name, "not_image", used) for h in headers if h.points]
-    return _Written(tuple(assets), centres, record, points, tuple(skipped))
+    return _Written(tuple(assets), centres, record, points, tuple(skipped), behind, many)
 
 
 # ---- a source → a cohort ----------------------------------------------------------------------------------------------
@@ -375,12 +383,26 @@ class Scanned:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """What stands beside the files: the records' MAP and rows by key, lesion points by name, kinds by hand, reports."""
+
+    mapping: Map | None
+    table: Mapping[str, Mapping[str, str]]
+    points: Mapping[str, Sequence[tuple[float, float, float]]]
+    override: Mapping[str, str]
+    reports: Path | None
+
+
 def scan_dicom(
     source: Path, out: Path, records: Path | None = None, reports: Path | None = None, lesions: Path | None = None,
     map_path: Path | None = None, override: Path | None = None, splits: Sequence[int] | None = None, folds: int | None = None,
     split_seed: int = 0, jobs: int = 1, progress: Callable = lambda items, total: items, vault: Vault | None = None,
 ) -> Scanned:  # fmt: skip
     """The cohort of a folder of DICOM files at `out`, by rename at the end; a scan that was stopped goes on where it was.
+
+    `reports` is a folder of <AccessionNumber or PatientID>.txt, or the one study's text. With a `vault` of the caller's its key is
+    used and nothing of it is kept.
 
     Raises:
         InputError: where the source or a table cannot be read; nothing is left behind.
@@ -390,26 +412,21 @@ def scan_dicom(
     if out.exists():
         raise InputError(f"--out {out.name!r} exists already; name a folder that does not, or remove it")
     mapping, table = _words(records, map_path)
-    points, given = _points(lesions), read_override(override)
-    stays = vault is None
+    beside = _Beside(mapping, table, _points(lesions), read_override(override), reports)
+    kept = vault is None
     vault = vault or Vault.open(vault_path(out), create=True)
+    if kept:
+        vault.save()  # a run that is stopped must find its key again
     work = out.with_name(f".{out.name}.scanning")
     try:
-        return _scan(
-            source,
-            out,
-            work,
-            reports,
-            mapping,
-            table,
-            points,
-            given,
-            (splits, folds, split_seed),
-            jobs,
-            progress,
-            vault,
-            stays,
-        )
+        made = _scan(source, work, beside, (splits, folds, split_seed), jobs, progress, vault)
+        if made.cases:
+            if kept:
+                vault.save()
+            work.rename(out)
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+        return made
     except KeyboardInterrupt:
         raise  # the work folder stays: what was written is taken over by the next run
     except BaseException:
@@ -460,16 +477,16 @@ def _points(path: Path | None) -> dict[str, list[tuple[float, float, float]]]:
 
 
 def _scan(
-    source, out, work, reports, mapping, table, points, given, drawing, jobs, progress, vault, stays
+    source: Path, work: Path, beside: "_Beside", drawing: tuple, jobs: int, progress: Callable, vault: Vault
 ) -> Scanned:
+    """The cohort in the work folder."""
+    mapping, table, points = beside.mapping, beside.table, beside.points
     headers = work / "headers"
     shutil.rmtree(headers, ignore_errors=True)
     headers.mkdir(parents=True, exist_ok=True)
     (work / "cases").mkdir(exist_ok=True)
     done = work / "done"
     done.mkdir(exist_ok=True)
-    if stays:
-        vault.save()  # a run that is stopped must find its key again
     files = list(_walk(source, work / "unpacked", vault))
     if not files:
         raise InputError(f"SOURCE {source.name!r} is empty; expected DICOM files at any depth")
@@ -477,20 +494,25 @@ def _scan(
     by_number = {one.number: one for one in files}
     skipped = [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
     notes: list[str] = []
-    tasks = _tasks(studies, by_number, vault, work, reports, given, notes)
+    tasks = _tasks(studies, by_number, vault, work, beside, notes)
     written = dict(_write_all(tasks, done, jobs, progress))
-    types = field_types(mapping, list(table.values())) if mapping and table else {}
+    rows = {uid: _row(studies[uid], task, table, mapping) for uid, task in tasks.items()}
+    types = field_types(mapping, [row for row in rows.values() if row]) if mapping and table else {}
     cases, first = [], {}
     used: set[str] = set()
     for uid in sorted(studies, key=lambda u: studies[u].first):
         study, task, made = studies[uid], tasks[uid], written[uid]
         skipped += made.skipped
+        for identifier in made.series.values():
+            vault.series(identifier)
+        for digest, files_of_it in made.many.items():
+            vault.many(digest, files_of_it)
         if not made.assets:
             shutil.rmtree(work / "cases" / task.case_id, ignore_errors=True)
             continue
         patient = _patient(uid, study, studies, vault)
         names = [task.case_id, *sorted(study.patients | study.accessions)]
-        row = next((table[n] for n in names if n and n in table), None)
+        row = rows[uid]
         used |= {n for n in names if n in table}
         marked = next((points[n] for n in names if n and n in points), list(made.points)) or [None]
         for number, point in enumerate(marked):
@@ -535,12 +557,19 @@ def _scan(
             for s in sorted(skipped, key=lambda s: (s.file, s.code))
         ]
         (work / "skipped.jsonl").write_text("".join(lines))
-        if stays:
-            vault.save()
-        work.rename(out)
-    else:
-        shutil.rmtree(work, ignore_errors=True)
     return Scanned(len(cases), tuple(skipped), tuple(notes))
+
+
+def _row(study: _Study, task: _Task, table: Mapping, mapping: Map | None) -> dict[str, str] | None:
+    """The study's row of the records, without the identifiers that its headers hold."""
+    row = next((table[n] for n in sorted(study.patients | study.accessions) if n and n in table), None)
+    if row is None or mapping is None:
+        return None
+    return {
+        column: without_identifiers(cell or "", task.identifiers)
+        for column, cell in row.items()
+        if column != mapping.key
+    }
 
 
 def _patient(uid: str, study: _Study, studies: Mapping[str, _Study], vault: Vault) -> str:
@@ -553,7 +582,14 @@ def _patient(uid: str, study: _Study, studies: Mapping[str, _Study], vault: Vaul
     return vault.patient(name)
 
 
-def _tasks(studies, files, vault, work, reports, given, notes) -> dict[str, _Task]:
+def _tasks(
+    studies: Mapping[str, _Study],
+    files: Mapping[int, _File],
+    vault: Vault,
+    work: Path,
+    beside: "_Beside",
+    notes: list[str],
+) -> dict[str, _Task]:
     several = sum(len(s.patients) > 1 for s in studies.values())
     if several:
         notes.append(f"{several} studies hold several PatientIDs; each is kept as a patient of its own")
@@ -566,39 +602,39 @@ def _tasks(studies, files, vault, work, reports, given, notes) -> dict[str, _Tas
     tasks = {}
     for uid, study in studies.items():
         here = _load(study.spool)
-        identifiers = {v for h in here for v in _spellings(h.identity)} | {h.study for h in here}
+        identifiers = {
+            v
+            for h in here
+            for name in (*h.identifiers, h.patient, h.accession, h.study)
+            for v in _spellings(name)
+        }
         words = []
-        for name in sorted((study.accessions | study.patients) - {""}):
-            path = (
-                reports / f"{name}.txt" if reports and "/" not in name and name not in (".", "..") else None
-            )
-            if path is not None and path.is_file():
-                words.append((path, vault.file(f"reports/{path.name}")))
+        if beside.reports is not None and beside.reports.is_file():
+            words.append((beside.reports, vault.file(beside.reports.name)))
+        elif beside.reports is not None:
+            named = [
+                n
+                for n in sorted((study.accessions | study.patients) - {""})
+                if "/" not in n and n not in (".", "..")
+            ]
+            there = [path for n in named if (path := beside.reports / f"{n}.txt").is_file()]
+            words += [(path, vault.file(f"reports/{path.name}")) for path in there]
         case_id = vault.case(uid)
-        (patient,) = study.patients if len(study.patients) == 1 else (uid,)
+        who = vault.known["patients"][_patient(uid, study, studies, vault)]
         tasks[uid] = _Task(
-            study.spool, work, case_id, {h.file: files[h.file] for h in here}, tuple(sorted(identifiers)), vault.shift_days(patient),
-            tuple(words), given, vault.key,
+            study.spool, work, case_id, {h.file: files[h.file] for h in here}, tuple(sorted(identifiers)), vault.shift_days(who),
+            tuple(words), beside.override, vault.key,
         )  # fmt: skip
     return tasks
 
 
-def _spellings(identity: Mapping[str, str]) -> Iterator[str]:
-    """Each identifier as it stands, and the parts of a name (PS3.5 6.2: components by ^, groups by =)."""
-    for value in identity.values():
-        yield value
-        parts = [p for p in re.split(r"[\^=\\]", value) if len(p.strip()) >= 3]
-        yield from parts
-        if len(parts) > 1:
-            yield f"{parts[1]} {parts[0]}"
-        if re.fullmatch(r"(19|20)\d{6}", value):
-            year, month, day = value[:4], value[4:6], value[6:]
-            yield from (
-                f"{year}-{month}-{day}",
-                f"{day}.{month}.{year}",
-                f"{day}/{month}/{year}",
-                f"{month}/{day}/{year}",
-            )
+def _spellings(value: str) -> Iterator[str]:
+    """An identifier as it stands, the parts of a name (PS3.5 6.2: components by ^, groups by =), and a date's other forms."""
+    yield value
+    parts = [p for p in re.split(r"[\^=\\]", value) if len(p.strip()) >= 3]
+    yield from parts
+    if len(parts) > 1:
+        yield f"{parts[1]} {parts[0]}"
 
 
 def _write_all(

@@ -12,26 +12,56 @@ from pydicom.dataset import Dataset
 
 Look = Callable[[str | tuple[int, int]], object]
 
-# Elements whose values name a person, a place or an act: what a report must lose (PS3.15 table E.1-1, those of text VRs).
-IDENTIFIERS = (
-    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "PatientBirthDate",
-    "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber", "StudyID", "ReferringPhysicianName", "ReferringPhysicianAddress",
-    "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName", "RequestingPhysician", "PhysiciansOfRecord",
-    "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "DeviceSerialNumber", "AdmissionID",
-    "IssuerOfPatientID", "MedicalRecordLocator", "MilitaryRank", "Occupation", "PatientComments", "StudyDescription",
-    "RequestedProcedureID", "ScheduledProcedureStepID", "PerformedProcedureStepID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
-    "FrameOfReferenceUID", "CurrentPatientLocation", "PatientReligiousPreference", "ResponsiblePerson", "VerifyingObserverName", "PersonName",
-)  # fmt: skip
+# What these describe is the picture; of their words only those that mix letters and digits may be somebody's number.
+_DESCRIBING = frozenset(
+    [
+        "SeriesDescription",
+        "ProtocolName",
+        "StudyDescription",
+        "RequestedProcedureDescription",
+        "PerformedProcedureStepDescription",
+        "SequenceName",
+        "Manufacturer",
+        "ManufacturerModelName",
+        "SoftwareVersions",
+        "BodyPartExamined",
+        "ContrastBolusAgent",
+        "ReceiveCoilName",
+        "TransmitCoilName",
+        "PulseSequenceName",
+        "CodeMeaning",
+        "CodeValue",
+        "CodingSchemeDesignator",
+        "ImageComments",
+        "TextValue",
+        "SpecificCharacterSet",
+    ]
+)
+_TEXT_VRS = frozenset(("PN", "LO", "SH", "ST", "LT", "UT", "UC", "UI", "AE", "DA", "UN"))
 
 
-def more_identifiers(data: Dataset) -> dict[str, str]:
-    """Names and numbers nested in sequences (PN, and ids of other patients), by path."""
-    found: dict[str, str] = {}
-    for index, element in enumerate(data.iterall() if any(e.VR == "SQ" for e in data) else ()):
-        if element.VR == "PN" or element.keyword in IDENTIFIERS:
-            value = str(element.value or "").strip()
-            if value:
-                found[f"{element.keyword or 'unknown'}#{index}"] = value
+def identifiers_of(data: Dataset) -> set[str]:
+    """Every value of a text VR at any depth, private ones too, that may name somebody: what a report must lose."""
+    found: set[str] = set()
+    for element in data.iterall():
+        if element.VR not in _TEXT_VRS or element.keyword in (
+            "SOPClassUID",
+            "MediaStorageSOPClassUID",
+            "TransferSyntaxUID",
+        ):
+            continue
+        value = element.value
+        if element.VR == "UN":
+            if not isinstance(value, bytes) or len(value) > 256:
+                continue
+            value = value.decode("latin-1") if value.rstrip(b"\x00 ").isascii() else ""
+        for one in value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]:
+            text = str(one or "").strip("\x00 ")
+            if element.keyword in _DESCRIBING or len(text) > 64:
+                words = re.findall(r"[\w.-]{6,}", text)
+                found |= {w for w in words if re.search(r"\d", w) and re.search(r"[^\W\d_]", w)}
+            elif len(text) >= 3:
+                found.add(text)
     return found
 
 

@@ -1,13 +1,18 @@
 """A query by example → its neighbours in an index, by any subset of roles, with filters."""
 
+import secrets
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from mmvae.case import Case, Cohort, InputError
+from mmvae.case import Case, Cohort, InputError, Lesion
+from mmvae.ingest.identity import Vault
+from mmvae.ingest.study import scan_dicom
 from mmvae.latent.gaussian import DISTANCES
 from mmvae.model import MMVAE
 from mmvae.retrieval.approximate import ASKED_FROM, nearest
@@ -62,6 +67,48 @@ def query_from_cohort(index: Index, cohort: Cohort, case: Case) -> tuple[Experts
     """Experts and patient of a case that the index need not hold, by the index's own model."""
     model = MMVAE.load_from_checkpoint(index.checkpoint)
     return embed(model, cohort, [case]), case.patient
+
+
+def query_from_folder(
+    index: Index,
+    folder: Path,
+    lesion: tuple[float, float, float] | None = None,
+    report: Path | None = None,
+    record: Mapping[str, float | str] = {},
+    jobs: int = 1,
+) -> tuple[Experts, str]:
+    """Experts of a DICOM study in a folder; it is scanned under a key that is forgotten at the end (FORMATS: Identity).
+
+    Raises:
+        EmptyQuery: where nothing in the folder can be used.
+        InputError: where it holds several studies.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        root, names = Path(temporary) / "query", None
+        if report is not None:
+            names = Path(temporary) / "report.txt"
+            try:
+                names.write_text(report.read_text(encoding="utf-8"), encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(
+                    f"--report {report.name}: not readable UTF-8 text ({type(error).__name__})"
+                ) from error
+        made = scan_dicom(
+            folder, root, jobs=jobs, vault=Vault(Path(temporary), secrets.token_bytes(32)), reports=names
+        )
+        if not made.cases:
+            why = ", ".join(sorted({s.code for s in made.skipped})) or "no file"
+            raise EmptyQuery(
+                f"nothing in the study folder can be used ({why}); expected a DICOM study with MR series"
+            )
+        cohort = Cohort.load(root)
+        if len({case.case_id.split("-")[0] for case in cohort.cases}) > 1:
+            raise InputError(f"--case names a folder of {len(cohort.cases)} studies; expected one")
+        case = cohort.cases[0]
+        if lesion is not None:
+            case = replace(case, lesion=Lesion(lesion), frame_mm=lesion, frame_from="lesion")
+        case = replace(case, record={**case.record, **record})
+        return query_from_cohort(index, replace(cohort, cases=(case,)), case)
 
 
 def search(
