@@ -253,6 +253,22 @@ def _index(a) -> int:
     return 0
 
 
+def _record(path: Path) -> dict[str, float | int | str]:
+    """A record as JSON: fields with a number or a word each; null is missing."""
+    from mmvae.case import InputError
+
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--record {path.name}: not readable JSON ({type(error).__name__})") from error
+    if not isinstance(plain, dict):
+        raise InputError(f"--record {path.name}: expected an object of fields, found {type(plain).__name__}")
+    for name, value in plain.items():
+        if value is not None and (not isinstance(value, int | float | str) or value != value):
+            raise InputError(f"--record {path.name}: field {name!r} is no finite number and no word")
+    return {name: value for name, value in plain.items() if value is not None}
+
+
 def _search(a) -> int:
     from mmvae.case import Cohort
     from mmvae.retrieval.index import Index
@@ -263,7 +279,7 @@ def _search(a) -> int:
     if Path(a.case).is_dir():
         from mmvae.retrieval.search import query_from_folder
 
-        record = json.loads(a.record.read_text()) if a.record else {}
+        record = _record(a.record) if a.record else {}
         query, patient = query_from_folder(index, Path(a.case), a.lesion, a.report, record, a.jobs)
     elif a.cohort is not None:
         cohort = Cohort.load(a.cohort)

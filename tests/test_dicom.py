@@ -17,7 +17,7 @@ from mmvae.cli import main
 from mmvae.ingest.dicom import quiet, read_header
 from mmvae.ingest.skipped import Unusable
 from mmvae.ingest.stacks import stacks_of
-from mmvae.ingest.study import volume_of
+from mmvae.ingest.writing import volume_of
 
 TABLE = Path(__file__).parent / "tables" / "series_by_hand.csv"
 ROOTS = {"zoo": "dicom_zoo", "prostate": "prostate_mpmri_dicom"}

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -44,11 +44,11 @@ def assign(facts: Mapping, override: str | None = None) -> Assigned:
     return Assigned(best[1], round(best[0], 3), second[1] if second else None)
 
 
-def reassigned(asset: Asset, override: Mapping[str, str]) -> Asset:
-    """The asset with its kind asked again; an override names one of its files' F or its series."""
-    names = [str(f).split("#")[0] for f in asset.files] if not isinstance(asset.files, Mapping) else []
-    names.append(str(asset.facts.get("series", "")))
-    given = next((override[name] for name in names if name in override), None)
+def reassigned(asset: Asset, override: Mapping[str, str], names: Sequence[str] = ()) -> Asset:
+    """The asset with its kind asked again; an override names its series, or F of one of its files (`names`, where those are hashed)."""
+    files = names or (() if isinstance(asset.files, Mapping) else asset.files)
+    asked = [name.split("#")[0] for name in files] + [str(asset.facts.get("series", ""))]
+    given = next((override[name] for name in asked if name in override), None)
     made = assign({**asset.facts, "type": asset.type}, given)
     return replace(asset, kind=made.kind, confidence=made.confidence, runner_up=made.runner_up)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
@@ -92,6 +94,7 @@ IMAGE_TYPE_TOKENS = frozenset(
         "MEAN",
     ]
 )
+MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
 SEQUENCES = frozenset({"SE", "IR", "GR", "EP", "RM"})
 
 
@@ -170,8 +173,10 @@ def quiet() -> Iterator[None]:
         log.disabled = before
 
 
-def read_header(path: Path, file: int, whole: bool = True) -> Header:
+def read_header(path: Path, file: int, whole: bool = True, memory: dict | None = None) -> Header:
     """The file's header and frames; pixels are not read. With `whole` every element is looked at for identifiers.
+
+    `memory` is kept by the caller between the files of a series: what follows from elements that are the same is worked out once.
 
     Raises:
         Unusable: with code and sentence, where the file is nothing a case is made of.
@@ -192,7 +197,7 @@ def read_header(path: Path, file: int, whole: bool = True) -> Header:
         raise Unusable("truncated", f"the header cannot be parsed ({type(error).__name__})") from error
     try:
         with quiet():
-            return _header(path, data, file, offset, head, size, whole)
+            return _header(path, data, file, offset, head, size, whole, {} if memory is None else memory)
     except Unusable:
         raise
     except RecursionError as error:
@@ -201,8 +206,13 @@ def read_header(path: Path, file: int, whole: bool = True) -> Header:
         raise Unusable("truncated", f"the header's values cannot be read ({type(error).__name__})") from error
 
 
-def _header(path: Path, data: Dataset, file: int, offset: int, head: bytes, size: int, whole: bool) -> Header:
+def _header(
+    path: Path, data: Dataset, file: int, offset: int, head: bytes, size: int, whole: bool, memory: dict
+) -> Header:
     meta = getattr(data, "file_meta", Dataset())
+    same = _same(data, meta)
+    if same in memory:
+        return _again(memory[same], data, file, offset, head, size, whole)
     kind = str(data.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     if kind == "1.2.840.10008.1.3.10":
         raise Unusable("not_image", "a DICOMDIR lists files; the files themselves are read")
@@ -233,13 +243,44 @@ def _header(path: Path, data: Dataset, file: int, offset: int, head: bytes, size
         return Header(*common, text=documents.text_of(data, kind), record=record)
     if modality in ("SEG", "RTSTRUCT"):
         return Header(*common, points=documents.lesion_points(path), record=record)
+    if "Rows" not in data and kind in MR_STORAGE:
+        raise Unusable("truncated", "an MR image whose header ends before Rows and Columns")
     if "Rows" not in data or "Columns" not in data:
         raise Unusable(
             "not_image", f"an object of modality {_code(modality)} without Rows and Columns holds no image"
         )
     frames = int(data.get("NumberOfFrames") or 1)
     pixels = _pixels(data, meta, frames, offset, head, size)
-    return Header(*common, frames=tuple(_frames(data, file, pixels)), record=record)
+    made = Header(*common, frames=tuple(_frames(data, file, pixels)), record=record)
+    if len(made.frames) == 1:
+        memory[same] = made
+    return made
+
+
+def _again(
+    known: Header, data: Dataset, file: int, offset: int, head: bytes, size: int, whole: bool
+) -> Header:
+    """The header of a file that differs from a known one in position, time and number only."""
+    frame = known.frames[0]
+    position = _numbers(data.get("ImagePositionPatient"), 3)
+    if position is None:
+        raise Unusable("no_position", "ImagePositionPatient is missing or is no list of finite numbers")
+    pixels = frame.pixels
+    if pixels.offset is not None:
+        needed = pixels.rows * pixels.columns * pixels.samples * max(1, pixels.bits_allocated // 8)
+        pixels = replace(pixels, offset=_start(offset, head, size, needed))
+    frame = replace(
+        frame,
+        file=file,
+        pixels=pixels,
+        position=position,
+        time_s=_time(data.get),
+        order=_order(data, data.get),
+    )
+    names = frozenset(vendor.identifiers_of(data)) if whole else frozenset()
+    return replace(
+        known, file=file, instance=str(data.get("SOPInstanceUID") or ""), identifiers=names, frames=(frame,)
+    )
 
 
 def _code(value: str) -> str:
@@ -293,17 +334,8 @@ def _pixels(data: Dataset, meta: Dataset, frames: int, offset: int, head: bytes,
     high = int(data.get("HighBit") if data.get("HighBit") is not None else stored - 1)
     start = None
     plain = syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
-    if head[:4] != b"\xe0\x7f\x10\x00" and plain:
-        raise Unusable("truncated", "the header is followed by no PixelData")
     if plain:
-        length_at = 8 if head[4:6].isalpha() and head[4:6].isupper() else 4
-        length = int.from_bytes(head[length_at : length_at + 4], "little")
-        start = offset + length_at + 4
-        if length != 0xFFFFFFFF and size - start < needed:
-            raise Unusable(
-                "truncated", f"{needed} bytes of pixels are promised, {max(0, size - start)} are there"
-            )
-        start = None if length == 0xFFFFFFFF else start
+        start = _start(offset, head, size, needed)
     return Pixels(
         rows,
         columns,
@@ -316,6 +348,22 @@ def _pixels(data: Dataset, meta: Dataset, frames: int, offset: int, head: bytes,
         start,
         frames,
     )
+
+
+def _start(offset: int, head: bytes, size: int, needed: int) -> int | None:
+    """Where the samples begin, from the first bytes of the PixelData element (PS3.5 7.1); None where they are encapsulated."""
+    if head[:4] != b"\xe0\x7f\x10\x00":
+        raise Unusable("truncated", "the header is followed by no PixelData")
+    length_at = 8 if head[4:6].isalpha() and head[4:6].isupper() else 4
+    length = int.from_bytes(head[length_at : length_at + 4], "little")
+    start = offset + length_at + 4
+    if length == 0xFFFFFFFF:
+        return None
+    if size - start < needed:
+        raise Unusable(
+            "truncated", f"{needed} bytes of pixels are promised, {max(0, size - start)} are there"
+        )
+    return start
 
 
 def _frames(data: Dataset, file: int, pixels: Pixels) -> Iterator[Frame]:
@@ -356,6 +404,43 @@ def _frames(data: Dataset, file: int, pixels: Pixels) -> Iterator[Frame]:
             "no_position", f"{pixels.frames} frames and no functional groups that say where each lies"
         )
     yield _one(data, [], file, 0, pixels, tokens)
+
+
+# Elements that differ within a series and on which neither geometry in the plane nor any fact depends.
+_VARYING = frozenset(
+    tag_for_keyword(name)
+    for name in [
+        "SOPInstanceUID",
+        "InstanceNumber",
+        "ImagePositionPatient",
+        "SliceLocation",
+        "AcquisitionTime",
+        "ContentTime",
+        "AcquisitionNumber",
+        "AcquisitionDateTime",
+        "InstanceCreationTime",
+        "TemporalPositionIdentifier",
+        "TriggerTime",
+        "SmallestImagePixelValue",
+        "LargestImagePixelValue",
+        "WindowCenter",
+        "WindowWidth",
+        "AcquisitionDate",
+        "ContentDate",
+    ]
+)
+
+
+def _same(data: Dataset, meta: Dataset) -> tuple:
+    """All other elements as they stand in the file, unread ones as bytes: two files with the same have the same facts."""
+    made: list = [str(meta.get("TransferSyntaxUID"))]
+    for tag in data.keys():  # noqa: SIM118 - iterating a Dataset converts every element
+        if tag not in _VARYING:
+            element = data.get_item(tag)
+            made.append(
+                (int(tag), element.value if isinstance(element, RawDataElement) else str(element.value))
+            )
+    return tuple(made)
 
 
 def _several(value) -> list:

@@ -119,6 +119,21 @@ def without_identifiers(text: str, identifiers: Iterable[str]) -> str:
     return text
 
 
+# Lines at a report's head or foot that name people and places, in English and French.
+_NAMING_LINES = re.compile(
+    r"^[ \t]*(?:patient(?:'s)?(?:[ \t]*(?:name|id|no))?|(?:first|last|full|family|given)?[ \t]*name|mrn|medical record(?: number)?|ssn|dob|date of birth|birth ?date|"
+    r"accession(?:[ \t]*(?:number|no))?|(?:referring|requesting|attending|reading|performing)(?:[ \t]*(?:physician|doctor|clinician))?|referred by|"
+    r"radiologist|operator|technologist|reported by|dictated by|(?:electronically )?signed(?: by)?|verified by|physician|doctor|address|phone|tel|fax|hospital|institution|"
+    r"department|ward|nom|pr[ée]nom|n[ée]\(?e?\)? le|m[ée]decin|ipp|adresse|service|h[ôo]pital|signature)[ \t.]*[:#=].*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def without_naming_lines(text: str) -> str:
+    """The text without the lines of a report's head and foot that name somebody, known to the study's header or not."""
+    return _NAMING_LINES.sub("[removed]", text)
+
+
 _DATES = re.compile(
     r"(?<!\d)(?:(?P<y>(?:19|20)\d\d)(?P<s>[-/.]?)(?P<m>0[1-9]|1[0-2])(?P=s)(?P<d>0[1-9]|[12]\d|3[01])"
     r"|(?P<d2>0?[1-9]|[12]\d|3[01])(?P<s2>[-/.])(?P<m2>0?[1-9]|1[0-2])(?P=s2)(?P<y2>(?:19|20)\d\d))(?!\d)"

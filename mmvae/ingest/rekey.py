@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmvae.case import Asset, Case, Cohort, InputError, Split, Splits, write_cohort
 from mmvae.ingest.identity import Vault, shifted_dates, vault_path
-from mmvae.ingest.study import files_field
+from mmvae.ingest.writing import files_field
 
 
 def rekey(root: Path) -> int:

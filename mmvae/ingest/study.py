@@ -12,19 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmvae.case import Asset, Case, InputError, Lesion, draw_splits, write_atomically, write_cohort
 from mmvae.ingest.assign import read_override, reassigned
-from mmvae.ingest.dicom import Frame, Header, read_header
-from mmvae.ingest.identity import Vault, pseudonym, shifted_dates, vault_path, without_identifiers
+from mmvae.ingest.dicom import Header
+from mmvae.ingest.identity import Vault, vault_path, without_identifiers
+from mmvae.ingest.inspect import SourceFile, inspect
 from mmvae.ingest.mapping import Map, read_map, read_table
-from mmvae.ingest.nifti import write_nifti
-from mmvae.ingest.pixels import read_frames
-from mmvae.ingest.skipped import Skipped, Unusable
-from mmvae.ingest.stacks import Stack, stacks_of
+from mmvae.ingest.skipped import Skipped
 from mmvae.ingest.table import field_types, with_words, words_card
 from mmvae.ingest.workers import Failed, supervised
+from mmvae.ingest.writing import Task, Written, load_headers, write_study
 
 # PatientIDs that name nobody: the study then counts as the patient.
 NOBODY = re.compile(
@@ -44,16 +42,6 @@ HEADER_FIELDS = {
 DEIDENTIFICATION = ("113100", "113105", "113107", "113108")
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file of the source: where it is read, and its path relative to the source (`archive.zip/member` in a zip)."""
-
-    number: int
-    path: Path
-    relative: str
-    name: str
-
-
 @dataclass
 class _Study:
     """What is remembered of a study between its files: names for the vault, counts, and where its headers were put."""
@@ -65,65 +53,20 @@ class _Study:
     first: str = "~"
 
 
-@dataclass(frozen=True)
-class _Task:
-    """All that a worker needs to write one study."""
-
-    spool: Path
-    root: Path
-    case_id: str
-    files: Mapping[int, _File]
-    identifiers: tuple[str, ...]
-    shift_days: int
-    reports: tuple[tuple[Path, str], ...]
-    override: Mapping[str, str]
-    key: bytes
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What came of a study."""
-
-    assets: tuple[Asset, ...]
-    centres: Mapping[str, tuple[float, float, float]]
-    record: Mapping[str, float | str]
-    points: tuple[tuple[float, float, float], ...]
-    skipped: tuple[Skipped, ...]
-    series: Mapping[str, str] = field(default_factory=dict)
-    many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
 # ---- files → headers --------------------------------------------------------------------------------------------------
 
 
-def _inspect(files: Sequence[_File]) -> list[Header | tuple[int, str, str]]:
-    """Each file's header, its pixels decoded once where a codec is needed; or number, code and sentence."""
-    made: list[Header | tuple[int, str, str]] = []
-    looked: set[Path] = set()
-    for one in files:
-        try:
-            # Identifiers are the same throughout a series: one file a folder, and each that stands alone, is looked through.
-            header = read_header(one.path, one.number, one.path.parent not in looked)
-            looked.add(one.path.parent)
-            if header.frames and header.frames[0].pixels.offset is None:
-                read_frames(one.path, list(header.frames[:1]))
-            made.append(header)
-        except Unusable as error:
-            made.append((one.number, error.code, error.reason))
-    return made
-
-
-def _walk(source: Path, unpacked: Path, vault: Vault) -> Iterator[_File]:
+def _walk(source: Path, unpacked: Path, vault: Vault) -> Iterator[SourceFile]:
     """Every file below the source in the order of its path; zip archives are opened."""
     number = 0
     for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
         relative = path.relative_to(source).as_posix()
         if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
             for member, taken in _unzip(path, unpacked / hashlib.sha256(relative.encode()).hexdigest()[:16]):
-                yield _File(number, taken, f"{relative}/{member}", vault.file(f"{relative}/{member}"))
+                yield SourceFile(number, taken, f"{relative}/{member}", vault.file(f"{relative}/{member}"))
                 number += 1
         else:
-            yield _File(number, path, relative, vault.file(relative))
+            yield SourceFile(number, path, relative, vault.file(relative))
             number += 1
 
 
@@ -146,7 +89,7 @@ def _unzip(path: Path, into: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _read_all(
-    files: Sequence[_File], work: Path, jobs: int, progress: Callable
+    files: Sequence[SourceFile], work: Path, jobs: int, progress: Callable
 ) -> tuple[dict[str, _Study], list[tuple[int, str, str]]]:
     """Headers, put beside each other by study on disk, so that memory stays flat; and files that are none."""
     studies: dict[str, _Study] = {}
@@ -157,7 +100,7 @@ def _read_all(
     bar = iter(progress(range(len(files)), len(files)))
     while todo:
         for group, answer in supervised(
-            _inspect, map(sized, todo), jobs, lambda g: SECONDS_A_FILE * len(g), MEMORY
+            inspect, map(sized, todo), jobs, lambda g: SECONDS_A_FILE * len(g), MEMORY
         ):
             if isinstance(answer, Failed):
                 if len(group) > 1:
@@ -185,190 +128,6 @@ def _read_all(
     for _ in bar:
         pass
     return studies, lost
-
-
-# ---- headers → one case -----------------------------------------------------------------------------------------------
-
-
-def _load(spool: Path) -> list[Header]:
-    headers = []
-    with spool.open("rb") as stream:
-        while True:
-            try:
-                headers += pickle.load(stream)
-            except EOFError:
-                return headers
-
-
-def _without_duplicates(headers: list[Header], task: _Task) -> tuple[list[Header], list[Skipped]]:
-    """Of files with one SOPInstanceUID the first by F is kept."""
-    first: dict[str, Header] = {}
-    kept, skipped = [], []
-    for header in sorted(headers, key=lambda h: task.files[h.file].name):
-        if not header.frames or not header.instance:
-            kept.append(header)
-            continue
-        other = first.setdefault(header.instance, header)
-        if other is header:
-            kept.append(header)
-        else:
-            a, b = (hashlib.sha256(_bytes(h, task)).digest() for h in (other, header))
-            same = "the same pixels" if a == b else "other pixels; the first by F is kept"
-            skipped.append(
-                Skipped(
-                    task.files[header.file].name,
-                    "duplicate",
-                    f"its SOPInstanceUID stands in another file, with {same}",
-                )
-            )
-    return sorted(kept, key=lambda h: h.file), skipped
-
-
-def _bytes(header: Header, task: _Task) -> bytes:
-    try:
-        planes = read_frames(task.files[header.file].path, list(header.frames))
-    except Unusable:
-        return b""
-    return b"".join(np.ascontiguousarray(planes[n]).tobytes() for n in sorted(planes))
-
-
-def volume_of(stack: Stack, paths: Mapping[int, Path]) -> NDArray:
-    """The stack's voxels (x, y, z[, n]): stored integers where no scaling is asked for, else float32 after slope and intercept.
-
-    A missing slice is the mean of its neighbours by distance.
-    """
-    by_file: dict[int, list[Frame]] = defaultdict(list)
-    for volume in stack.volumes:
-        for frame in volume:
-            if frame is not None:
-                by_file[frame.file].append(frame)
-    planes: dict[int, NDArray] = {}
-    for file, frames in by_file.items():
-        for place, plane in read_frames(paths[file], frames).items():
-            planes[id(frames[place])] = plane
-    every = [f for frames in by_file.values() for f in frames]
-    plain = all(f.slope == 1.0 and f.intercept == 0.0 for f in every) and all(
-        p.dtype == np.int16 for p in planes.values()
-    )
-    columns, rows, slices = stack.shape
-    made = np.zeros((len(stack.volumes), slices, rows, columns), np.int16 if plain else np.float32)
-    for v, volume in enumerate(stack.volumes):
-        for k, frame in enumerate(volume):
-            if frame is not None:
-                plane = planes[id(frame)]
-                made[v, k] = (
-                    plane
-                    if plain
-                    else plane.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
-                )
-        here = np.array([k for k, frame in enumerate(volume) if frame is not None])
-        for k in sorted(set(range(slices)) - set(here.tolist())):
-            below, above = here[here < k].max(initial=-1), here[here > k].min(initial=slices)
-            below, above = (
-                (above, above) if below < 0 else (below, below) if above >= slices else (below, above)
-            )
-            share = 0.0 if above == below else (k - below) / (above - below)
-            made[v, k] = (
-                np.round((1 - share) * made[v, below] + share * made[v, above])
-                if plain
-                else (1 - share) * made[v, below] + share * made[v, above]
-            )
-    array = made.transpose(3, 2, 1, 0)
-    return array[..., 0] if array.shape[3] == 1 else array
-
-
-def _files_of(frames: Sequence[Frame], task: _Task) -> tuple[str, ...]:
-    """F of each file, with the frames (counted from 1) where only some of its frames are meant."""
-    by_file: dict[int, set[int]] = defaultdict(set)
-    count = {}
-    for frame in frames:
-        by_file[frame.file].add(frame.number)
-        count[frame.file] = 1 if frame.pixels.frames == 1 else frame.pixels.frames
-    names = []
-    for file, numbers in by_file.items():
-        name = task.files[file].name
-        if count[file] == 1 or len(numbers) == count[file]:
-            names.append(name)
-        else:
-            names += [
-                f"{name}#{a + 1}-{b + 1}" if b > a else f"{name}#{a + 1}" for a, b in _runs(sorted(numbers))
-            ]
-    return tuple(sorted(names))
-
-
-def files_field(names: Sequence[str]) -> tuple[str, ...] | dict:
-    """An asset's `files`: the names, or above 64 how many and the hash of the sorted list."""
-    if len(names) <= 64:
-        return tuple(names)
-    return {"n": len(names), "sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()}
-
-
-def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for n in numbers:
-        if runs and runs[-1][1] == n - 1:
-            runs[-1] = (runs[-1][0], n)
-        else:
-            runs.append((n, n))
-    return runs
-
-
-def _write_study(task: _Task) -> _Written:
-    """The study's stacks as NIfTI and its words as text, in the case's folder."""
-    headers, skipped = _without_duplicates(_load(task.spool), task)
-    folder = task.root / "cases" / task.case_id
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    stacks, left = stacks_of((header.series, frame) for header in headers for frame in header.frames)
-    by_reason: dict[tuple[str, str], list[Frame]] = defaultdict(list)
-    for one in left:
-        by_reason[(one.code, one.reason)].append(one.frame)
-    assets: list[Asset] = []
-    behind: dict[str, str] = {}
-    many: dict[str, tuple[str, ...]] = {}
-    centres: dict[str, tuple[float, float, float]] = {}
-    paths = {number: one.path for number, one in task.files.items()}
-    for stack in sorted(stacks, key=lambda s: min(f.file for v in s.volumes for f in v if f is not None)):
-        frames = [f for volume in stack.volumes for f in volume if f is not None]
-        try:
-            array = volume_of(stack, paths)
-        except Unusable as error:
-            by_reason[(error.code, error.reason)] += frames
-            continue
-        uri = f"cases/{task.case_id}/{len(assets)}.nii.gz"
-        digest = write_nifti(task.root / uri, array, stack.affine)
-        series = pseudonym(task.key, "series", "s", "+".join(stack.series))
-        behind[series] = "+".join(stack.series)
-        facts = {**stack.facts, "voxels": int(array.size), "series": series}
-        middle = stack.affine @ np.array([*((np.array(array.shape[:3]) - 1) / 2), 1.0])
-        names = _files_of(frames, task)
-        made = reassigned(Asset("volume", uri, digest, facts=facts, files=names), task.override)
-        kept = files_field(names)
-        if isinstance(kept, dict):
-            many[kept["sha256"]] = names
-        made = replace(made, files=kept)
-        centres[uri] = tuple(round(float(c), 3) for c in middle[:3])
-        assets.append(made)
-    for (code, reason), frames in by_reason.items():
-        skipped += [Skipped(name, code, reason) for name in _files_of(frames, task)]
-    texts = [(h.text, (task.files[h.file].name,)) for h in headers if h.text]
-    texts += [(path.read_text(encoding="utf-8", errors="replace"), (name,)) for path, name in task.reports]
-    for text, files in texts:
-        clean = shifted_dates(without_identifiers(text, task.identifiers), task.shift_days).strip() + "\n"
-        uri = f"cases/{task.case_id}/{len(assets)}.txt"
-        (task.root / uri).write_text(clean, encoding="utf-8")
-        assets.append(
-            reassigned(
-                Asset("text", uri, hashlib.sha256(clean.encode()).hexdigest(), files=files), task.override
-            )
-        )
-    record: dict[str, float | str] = {}
-    for header in headers:
-        record = {**header.record, **record}
-    points = tuple(p for h in headers for p in h.points)
-    used = "the points that it marks became the case's lesions; it holds no image"
-    skipped += [Skipped(task.files[h.file].name, "not_image", used) for h in headers if h.points]
-    return _Written(tuple(assets), centres, record, points, tuple(skipped), behind, many)
 
 
 # ---- a source → a cohort ----------------------------------------------------------------------------------------------
@@ -507,6 +266,7 @@ def _scan(
             vault.series(identifier)
         for digest, files_of_it in made.many.items():
             vault.many(digest, files_of_it)
+        made = replace(made, assets=tuple(_assigned(asset, made, beside.override) for asset in made.assets))
         if not made.assets:
             shutil.rmtree(work / "cases" / task.case_id, ignore_errors=True)
             continue
@@ -560,7 +320,12 @@ def _scan(
     return Scanned(len(cases), tuple(skipped), tuple(notes))
 
 
-def _row(study: _Study, task: _Task, table: Mapping, mapping: Map | None) -> dict[str, str] | None:
+def _assigned(asset: Asset, made: Written, override: Mapping[str, str]) -> Asset:
+    names = made.many[asset.files["sha256"]] if isinstance(asset.files, Mapping) else ()
+    return reassigned(asset, override, names)
+
+
+def _row(study: _Study, task: Task, table: Mapping, mapping: Map | None) -> dict[str, str] | None:
     """The study's row of the records, without the identifiers that its headers hold."""
     row = next((table[n] for n in sorted(study.patients | study.accessions) if n and n in table), None)
     if row is None or mapping is None:
@@ -584,12 +349,12 @@ def _patient(uid: str, study: _Study, studies: Mapping[str, _Study], vault: Vaul
 
 def _tasks(
     studies: Mapping[str, _Study],
-    files: Mapping[int, _File],
+    files: Mapping[int, SourceFile],
     vault: Vault,
     work: Path,
     beside: "_Beside",
     notes: list[str],
-) -> dict[str, _Task]:
+) -> dict[str, Task]:
     several = sum(len(s.patients) > 1 for s in studies.values())
     if several:
         notes.append(f"{several} studies hold several PatientIDs; each is kept as a patient of its own")
@@ -601,7 +366,7 @@ def _tasks(
         notes.append(f"{nobody} studies have a PatientID that names nobody; each counts as a patient")
     tasks = {}
     for uid, study in studies.items():
-        here = _load(study.spool)
+        here = load_headers(study.spool)
         identifiers = {
             v
             for h in here
@@ -621,9 +386,9 @@ def _tasks(
             words += [(path, vault.file(f"reports/{path.name}")) for path in there]
         case_id = vault.case(uid)
         who = vault.known["patients"][_patient(uid, study, studies, vault)]
-        tasks[uid] = _Task(
+        tasks[uid] = Task(
             study.spool, work, case_id, {h.file: files[h.file] for h in here}, tuple(sorted(identifiers)), vault.shift_days(who),
-            tuple(words), beside.override, vault.key,
+            tuple(words), vault.key,
         )  # fmt: skip
     return tasks
 
@@ -638,8 +403,8 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _write_all(
-    tasks: Mapping[str, _Task], done: Path, jobs: int, progress: Callable
-) -> Iterator[tuple[str, _Written]]:
+    tasks: Mapping[str, Task], done: Path, jobs: int, progress: Callable
+) -> Iterator[tuple[str, Written]]:
     """Each study written, in processes; those that an earlier run finished are taken over."""
     uid_of = {task.case_id: uid for uid, task in tasks.items()}
     todo, bar = [], iter(progress(range(len(tasks)), len(tasks)))
@@ -651,19 +416,19 @@ def _write_all(
         else:
             todo.append(task)
     seconds = lambda task: 60.0 + SECONDS_A_FILE * len(task.files)  # noqa: E731
-    for task, answer in supervised(_write_study, ((t, 0) for t in todo), jobs, seconds):
+    for task, answer in supervised(write_study, ((t, 0) for t in todo), jobs, seconds):
         next(bar, None)
         if isinstance(answer, Failed):
             shutil.rmtree(task.root / "cases" / task.case_id, ignore_errors=True)
             reason = f"writing the study in a process of its own: {answer.why}"
-            answer = _Written(
+            answer = Written(
                 (), {}, {}, (), tuple(Skipped(f.name, "limit", reason) for f in task.files.values())
             )
         write_atomically(done / task.case_id, pickle.dumps(answer))
         yield uid_of[task.case_id], answer
 
 
-def _case(case_id: str, patient: str, made: _Written, point, mapping: Map | None) -> Case:
+def _case(case_id: str, patient: str, made: Written, point, mapping: Map | None) -> Case:
     """The case of a study about one lesion; else its frame is the centre of the first kind of the MAP's reference, or of its largest series."""
     if point is not None:
         return Case(case_id, patient, made.assets, lesion=Lesion(point), frame_mm=point, frame_from="lesion")

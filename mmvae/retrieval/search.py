@@ -74,7 +74,7 @@ def query_from_folder(
     folder: Path,
     lesion: tuple[float, float, float] | None = None,
     report: Path | None = None,
-    record: Mapping[str, float | str] = {},
+    record: Mapping[str, float | int | str] = {},
     jobs: int = 1,
 ) -> tuple[Experts, str]:
     """Experts of a DICOM study in a folder; it is scanned under a key that is forgotten at the end (FORMATS: Identity).

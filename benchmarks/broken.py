@@ -1,0 +1,167 @@
+"""Mutated DICOM files: none may crash the scan, take over 5 s, or need over 1 GiB more than its size; each is skipped with a reason.
+
+python -m benchmarks.broken --files 20000 --results benchmarks/results/broken.jsonl
+"""
+
+import argparse
+import json
+import platform
+import random
+import resource
+import shutil
+import struct
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmvae.ingest.dicom import read_header
+from mmvae.ingest.pixels import read_frames
+from mmvae.ingest.skipped import Unusable
+from mmvae.ingest.workers import Failed, supervised
+from mmvae.phantom.dicom import write_phantom_studies
+
+KINDS = ("bits", "cut", "length", "nesting", "vr", "huge", "zeros", "swap")
+
+
+def mutated(data: bytes, kind: str, rng: random.Random) -> bytes:
+    """One mutation of a file's bytes; most leave the pixels where they are."""
+    made, size = bytearray(data), len(data)
+    header = min(size, max(200, data.rfind(b"\xe0\x7f\x10\x00")))
+    if kind == "bits":
+        for _ in range(rng.choice((1, 1, 2, 8, 64))):
+            made[rng.randrange(128, size)] ^= 1 << rng.randrange(8)
+    elif kind == "cut":
+        made = (
+            made[: rng.randrange(132, size)]
+            if rng.random() < 0.6
+            else made[: size - rng.randrange(1, max(2, (size - header) // 2))]
+        )
+    elif kind == "length":
+        at = rng.randrange(132, header - 4)
+        made[at : at + 2] = struct.pack("<H", rng.choice((0, 1, 255, 4096, 65535)))
+    elif kind == "nesting":
+        item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff"
+        at = rng.randrange(132, header)
+        made[at:at] = b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff" + item * rng.choice((3, 50, 2000))
+    elif kind == "vr":
+        places = [
+            i
+            for i in range(132, header - 8)
+            if bytes(made[i : i + 2]) in (b"US", b"DS", b"IS", b"UI", b"CS", b"LO", b"FD", b"SQ")
+        ]
+        if places:
+            at = rng.choice(places)
+            made[at : at + 2] = rng.choice((b"UN", b"SQ", b"FD", b"US", b"AT", b"ZZ", b"OB"))
+    elif kind == "huge":
+        for tag in (
+            b"\x28\x00\x10\x00US\x02\x00",
+            b"\x28\x00\x11\x00US\x02\x00",
+            b"\x28\x00\x00\x01US\x02\x00",
+        ):
+            at = bytes(made).find(tag)
+            if at > 0 and rng.random() < 0.6:
+                made[at + 8 : at + 10] = struct.pack("<H", rng.choice((0, 1, 7, 32768, 65535)))
+    elif kind == "zeros":
+        at = rng.randrange(132, size)
+        made[at : at + rng.randrange(1, 4000)] = b"\0" * min(4000, rng.randrange(1, 4000))
+    else:
+        a, b, n = rng.randrange(132, size), rng.randrange(132, size), rng.randrange(1, 200)
+        made[a : a + n], made[b : b + n] = made[b : b + n], made[a : a + n]
+    return bytes(made)
+
+
+def examine(path: Path) -> tuple[str, bool, float, int]:
+    """Code (or `used`), whether pixels were asked for, seconds, and the growth of memory in bytes."""
+    started, before, reached = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, False
+    try:
+        header = read_header(path, 0)
+        if header.frames:
+            reached = True
+            read_frames(path, list(header.frames))
+        code = "used"
+    except Unusable as error:
+        code = error.code
+    return (
+        code,
+        reached,
+        time.monotonic() - started,
+        (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024,
+    )
+
+
+def sources(folder: Path, more: Sequence[Path]) -> list[Path]:
+    """Small files of each vendor's layout, and others that are at hand."""
+    write_phantom_studies(8, 11, folder / "phantom", jobs=1)
+    return [
+        next(series.glob("*.dcm"))
+        for study in (folder / "phantom" / "studies").iterdir()
+        for series in study.iterdir()
+    ] + list(more)
+
+
+def run(files: int, seed: int, more: Sequence[Path], jobs: int = 1) -> dict:
+    """Counts of what became of so many mutated files."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        originals = [p.read_bytes() for p in sources(folder, more)]
+        rng, told, slow, most, reached = random.Random(seed), Counter(), 0.0, 0, 0
+
+        def items() -> Iterator[tuple[Path, int]]:
+            for number in range(files):
+                data = mutated(rng.choice(originals), KINDS[number % len(KINDS)], rng)
+                path = folder / f"{number}.dcm"
+                path.write_bytes(data)
+                yield path, len(data)
+
+        for path, answer in supervised(examine, items(), jobs, lambda _: 5.0, 1 << 30):
+            path.unlink()
+            if isinstance(answer, Failed):
+                told[answer.why] += 1
+                continue
+            code, pixels, seconds, grown = answer
+            told[code] += 1
+            reached += pixels
+            slow, most = max(slow, seconds), max(most, grown)
+        bad = sum(told[why] for why in ("crashed", "too long", "too much memory"))
+        return {"files": files, "reached pixel decoding": reached / files, "codes": dict(told), "crashed, hung or swelled": bad,
+                "slowest s": round(slow, 3), "largest growth MiB": round(most / 2**20, 1)}  # fmt: skip
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    """See the module's first lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--more",
+        type=Path,
+        help="a folder of other DICOM files under 300 kB to mutate too, e.g. a robustness set",
+    )
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    more = (
+        [p for p in sorted(arguments.more.rglob("*.dcm")) if p.stat().st_size < 300_000]
+        if arguments.more
+        else []
+    )
+    measured = run(arguments.files, arguments.seed, more, arguments.jobs)
+    print(json.dumps(measured, indent=1))
+    if arguments.results:
+        line = {
+            "measurement": measured,
+            "seed": arguments.seed,
+            "originals": "phantom" + (f" and {len(more)} others" if more else ""),
+            "hardware": platform.machine(),
+        }
+        arguments.results.write_text(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

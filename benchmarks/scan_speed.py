@@ -1,0 +1,96 @@
+"""Files → cohort, over its floor: {dcmread + pixel_array + gzip level 1 of the volumes written}, same files, same cores, interleaved.
+
+python -m benchmarks.scan_speed --studies 24 --jobs 2 --results benchmarks/results/scan_speed.jsonl
+"""
+
+import argparse
+import gzip
+import json
+import platform
+import shutil
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from mmvae.case import Cohort
+from mmvae.ingest.study import scan_dicom
+from mmvae.phantom.dicom import write_phantom_studies
+
+
+def floor(task: tuple[Path, list[Path], Path]) -> None:
+    """One study's files read and decoded, and the volumes that the scan wrote compressed again and written."""
+    study, volumes, out = task
+    for path in study.rglob("*.dcm"):
+        _ = pydicom.dcmread(path).pixel_array
+    for number, path in enumerate(volumes):
+        (out / f"{study.name}-{number}.gz").write_bytes(gzip.compress(np.load(path).tobytes(), 1, mtime=0))
+
+
+def main() -> None:
+    """See the module's first lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--studies", type=int, default=24)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp())
+    try:
+        started = time.time()
+        write_phantom_studies(arguments.studies, 3, work / "in", arguments.jobs)
+        written = time.time() - started
+        files = sum(1 for _ in (work / "in" / "studies").rglob("*.dcm"))
+        scan_dicom(work / "in" / "studies", work / "first", jobs=arguments.jobs)
+        tasks = _tasks(work)
+        ratios = []
+        for number in range(arguments.rounds):
+            started = time.time()
+            scan_dicom(work / "in" / "studies", work / f"c{number}", jobs=arguments.jobs)
+            ours = time.time() - started
+            (work / f"f{number}").mkdir()
+            started = time.time()
+            with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+                list(pool.map(floor, [(s, v, work / f"f{number}") for s, v in tasks]))
+            theirs = time.time() - started
+            ratios.append(ours / theirs)
+            print(
+                f"round {number}: scan {ours:.1f} s, floor {theirs:.1f} s, ratio {ours / theirs:.2f}",
+                flush=True,
+            )
+        measured = {"studies": arguments.studies, "files": files, "jobs": arguments.jobs, "ratio median": float(np.median(ratios)),
+                    "ratios": [round(r, 3) for r in ratios], "phantom studies/s/core": arguments.studies / written / arguments.jobs}  # fmt: skip
+        print(json.dumps(measured))
+        if arguments.results:
+            arguments.results.write_text(
+                json.dumps({"measurement": measured, "hardware": platform.machine()}) + "\n"
+            )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _tasks(work: Path) -> list[tuple[Path, list[Path]]]:
+    """Each study with the raw volumes of its case, uncompressed, so that the floor's compressor does the same work."""
+    import nibabel
+
+    raw = work / "raw"
+    raw.mkdir()
+    studies, made = sorted((work / "in" / "studies").iterdir()), []
+    for study, case in zip(studies, Cohort.load(work / "first").cases):
+        volumes = []
+        for asset in case.assets:
+            if asset.type == "volume":
+                volumes.append(raw / f"{case.case_id}-{len(volumes)}.npy")
+                np.save(volumes[-1], np.asanyarray(nibabel.load(work / "first" / asset.uri).dataobj))
+        made.append((study, volumes))
+    return made
+
+
+if __name__ == "__main__":
+    main()

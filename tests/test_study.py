@@ -1,0 +1,545 @@
+"""A folder of studies → a cohort: no identifier leaves, a broken file costs itself, a stopped scan goes on."""
+
+import datetime
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+
+from mmvae.case import Cohort
+from mmvae.cli import main
+from mmvae.ingest.identity import Vault, pseudonym, shifted_dates
+from mmvae.ingest.study import scan_dicom
+from mmvae.ingest.workers import Failed, supervised
+from mmvae.phantom.dicom import write_phantom_studies
+
+BIN = Path(sys.executable).parent / "mmvae"
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> Path:
+    """Six digital patients as DICOM studies, with records, reports and lesion points."""
+    out = tmp_path_factory.mktemp("studies") / "source"
+    write_phantom_studies(6, 5, out, jobs=2)
+    return out
+
+
+def beside(source: Path) -> list[str]:
+    tables = {
+        "--records": "records.csv",
+        "--reports": "reports",
+        "--lesions": "lesions.csv",
+        "--map": "map.yaml",
+    }
+    return [part for flag, name in tables.items() for part in (flag, str(source / name))]
+
+
+@pytest.fixture(scope="session")
+def scanned(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("scanned") / "cohort"
+    assert main(["scan", str(source / "studies"), "--out", str(out), *beside(source), "--jobs", "2"]) == 0
+    return out
+
+
+def bytes_below(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+# ---- the phantom's way in ---------------------------------------------------------------------------------------------
+
+
+def test_the_scanned_phantom_is_the_written_one(source, scanned, tmp_path):
+    """The same patients written as NIfTI without DICOM between: voxels, places, b-values and times must come back."""
+    from mmvae.phantom.cohort import write_phantom_cohort
+
+    write_phantom_cohort(6, 5, tmp_path / "direct", (4, 1, 1), jobs=1)
+    direct, found = Cohort.load(tmp_path / "direct"), Cohort.load(scanned)
+    by_point = {tuple(np.round(case.lesion.point_mm, 2)): case for case in found.cases}
+    assert len(by_point) == len(direct.cases) == 6
+    for case in direct.cases:
+        other = by_point[tuple(np.round(case.lesion.point_mm, 2))]
+        assert other.record.items() >= case.record.items()
+        assert {k: str(v) for k, v in case.labels.items()} == dict(other.labels)
+        assert set(case.terms) == set(other.terms)
+        kinds = lambda c: sorted((a.kind, a.facts.get("fat_saturated")) for a in c.assets)  # noqa: E731
+        assert kinds(case) == kinds(other)
+        for asset in case.assets:
+            if asset.type == "text":
+                continue
+            (mine,) = [
+                a
+                for a in other.assets
+                if a.kind == asset.kind and a.facts.get("fat_saturated") == asset.facts["fat_saturated"]
+            ]
+            a, b = nibabel.load(direct.root / asset.uri), nibabel.load(found.root / mine.uri)
+            np.testing.assert_allclose(a.affine, b.affine, atol=1e-3)
+            x, y = np.asarray(a.dataobj, float), np.asarray(b.dataobj, float)
+            factor = y.max() / x.max()  # Philips' floating-point value is the stored one times a constant
+            np.testing.assert_allclose(y, factor * x, rtol=1e-5, atol=1e-3)
+            assert asset.facts.get("DiffusionBValue") == mine.facts.get("DiffusionBValue")
+            if "PhaseTime_s" in asset.facts:
+                np.testing.assert_allclose(asset.facts["PhaseTime_s"], mine.facts["PhaseTime_s"], atol=0.11)
+
+
+def test_every_vendor_s_series_get_their_kind(scanned):
+    for case in Cohort.load(scanned).cases:
+        assert all(asset.kind is not None and asset.confidence >= 0.8 for asset in case.assets)
+
+
+def test_dciodvfy_finds_no_error_and_dcm2niix_reads_all(source, tmp_path):
+    for tool in ("dciodvfy", "dcm2niix"):
+        assert shutil.which(tool), f"{tool} is not installed; .ci/run installs it"
+    for folder in sorted(p for p in (source / "studies").rglob("*") if p.is_dir() and any(p.glob("*.dcm"))):
+        done = subprocess.run(["dciodvfy", folder / "0001.dcm"], capture_output=True, text=True, check=False)
+        assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+    study = sorted((source / "studies").iterdir())[0]
+    subprocess.run(
+        ["dcm2niix", "-b", "n", "-z", "n", "-f", "%s", "-o", tmp_path, study], check=True, capture_output=True
+    )
+    assert len(list(tmp_path.glob("*.nii"))) >= 3
+
+
+def test_dciodvfy_finds_a_planted_error(source, tmp_path):
+    path = next((source / "studies").rglob("*.dcm"))
+    data = pydicom.dcmread(path)
+    del data.Modality
+    data.save_as(tmp_path / "broken.dcm")
+    done = subprocess.run(["dciodvfy", tmp_path / "broken.dcm"], capture_output=True, text=True, check=False)
+    assert "Error" in done.stdout + done.stderr
+
+
+# ---- identity ---------------------------------------------------------------------------------------------------------
+
+MARK = re.compile(rb"ZQ[0-9]{3}[A-Z]{4}")
+
+
+class Marks:
+    """Three hundred marks; each place asks for the next, and the same place gets the same one throughout a study."""
+
+    def __init__(self):
+        self.given: dict[str, str] = {}
+
+    def __call__(self, place: str) -> str:
+        return self.given.setdefault(place, f"ZQ{len(self.given) % 1000:03d}MARK")
+
+
+def pdf_of(text: str) -> bytes:
+    """A one-page PDF, written by hand (ISO 32000-1, 7.5)."""
+    stream = f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 200]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]  # fmt: skip
+    out, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(out))
+        out += b"%d 0 obj%s\nendobj\n" % (number, body)
+    table = len(out)
+    out += b"xref\n0 6\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % p for p in places)
+    return out + b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % table
+
+
+LENGTH = {"AE": 16, "SH": 16, "LO": 64, "PN": 64, "ST": 200, "LT": 200, "UT": 200, "UC": 200}
+
+
+def mark_header(data: Dataset, mark: Marks, series: str) -> None:
+    """Marks in every element of a text VR that the dictionary knows and a file may hold, in private ones and nested ones."""
+    from pydicom.datadict import DicomDictionary, keyword_for_tag
+
+    keep = {"SpecificCharacterSet", "Manufacturer", "ImageComments"}  # where kinds and b-values stand
+    described = {"SeriesDescription", "ProtocolName", "SequenceName"}
+    chosen = [
+        t
+        for t, entry in sorted(DicomDictionary.items())
+        if entry[0] in LENGTH and entry[1] == "1" and not entry[3] and 0x0008 <= t >> 16 <= 0x0040
+    ]
+    for tag in chosen:
+        name = keyword_for_tag(tag)
+        if not name or name in keep or tag >> 16 == 0x0002:
+            continue
+        if name in described:
+            if name in data:
+                setattr(data, name, f"{data.get(name)} {mark(series + name)}")
+        else:
+            setattr(data, name, mark(name))
+    data.PatientName, data.PatientID = f"{mark('family')}^{mark('given')}", mark("PatientID")
+    data.OperatorsName = mark("OperatorsName")
+    data.AccessionNumber, data.InstitutionName = mark("AccessionNumber"), mark("InstitutionName")
+    block = data.private_block(0x0011, "MARKS OF A HOSPITAL", create=True)
+    for element, vr in enumerate(("LO", "SH", "PN", "LT", "UN")):
+        block.add_new(
+            element + 1, vr, mark(f"private {vr}").encode() if vr == "UN" else mark(f"private {vr}")
+        )
+    inner, middle, outer = Dataset(), Dataset(), Dataset()
+    inner.PersonName, inner.CodeMeaning = mark("nested name"), mark("nested code")
+    middle.ContentSequence = Items([inner])
+    outer.RequestedProcedureDescription, outer.ContentSequence = mark("nested text"), Items([middle])
+    data.RequestAttributesSequence = Items([outer])
+
+
+def document(study: pydicom.FileDataset, mark: Marks, kind: str) -> pydicom.FileDataset:
+    """An SR or an encapsulated PDF of the same study that repeats its marks in its words."""
+    made = Dataset()
+    for name in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
+        setattr(made, name, study.get(name))
+    words = f"Name {mark('family')} {mark('given')} born 1961-03-07 seen by {mark('nested name')} at {mark('InstitutionName')} no {mark('AccessionNumber')}: a cyst."
+    made.SeriesInstanceUID, made.SOPInstanceUID = (
+        study.SeriesInstanceUID + "." + ("1" if kind == "sr" else "2"),
+        study.SOPInstanceUID + ".9" + ("1" if kind == "sr" else "2"),
+    )
+    if kind == "sr":
+        made.SOPClassUID, made.Modality = "1.2.840.10008.5.1.4.1.1.88.11", "SR"
+        item, person = Dataset(), Dataset()
+        item.ValueType, item.TextValue = "TEXT", words
+        person.ValueType, person.PersonName = "PNAME", mark("reader")
+        made.ContentSequence = Items([item, person])
+    else:
+        made.SOPClassUID, made.Modality = "1.2.840.10008.5.1.4.1.1.104.1", "DOC"
+        made.MIMETypeOfEncapsulatedDocument, made.EncapsulatedDocument = "application/pdf", pdf_of(words)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = (
+        made.SOPClassUID,
+        made.SOPInstanceUID,
+        "1.2.840.10008.1.2.1",
+    )
+    return pydicom.FileDataset("", made, file_meta=meta, preamble=b"\0" * 128)
+
+
+@pytest.fixture(scope="session")
+def marked(source, tmp_path_factory):
+    """One study with marks everywhere, its tables and reports with the same ones, and two broken files with marks in their names."""
+    root, mark = tmp_path_factory.mktemp("marked"), Marks()
+    study = next(p for p in sorted((source / "studies").iterdir()) if len(list(p.iterdir())) >= 4)
+    target = root / mark("folder") / mark("study folder")
+    for path in sorted(study.rglob("*.dcm")):
+        data = pydicom.dcmread(path)
+        number = path.parent.name
+        mark_header(data, mark, number)
+        folder = target / mark(f"series folder {number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        data.save_as(folder / f"{path.stem}_{mark('file name')}.dcm")
+    first = pydicom.dcmread(next(target.rglob("*.dcm")))
+    document(first, mark, "sr").save_as(target / f"{mark('sr name')}.dcm", enforce_file_format=True)
+    document(first, mark, "pdf").save_as(target / f"{mark('pdf name')}.dcm", enforce_file_format=True)
+    (target / f"{mark('not dicom')}.dcm").write_bytes(b"nothing " + mark("content").encode())
+    (target / f"{mark('cut')}.dcm").write_bytes(next(target.rglob("*_*.dcm")).read_bytes()[:2000])
+    tables = tmp_path_factory.mktemp("tables")
+    (tables / "reports").mkdir()
+    (tables / "reports" / f"{mark('AccessionNumber')}.txt").write_text(
+        f"Patient: {mark('family')}, {mark('given')}\nMRN {mark('PatientID')}\nPelvic MRI of 2020-01-01: a unilocular cyst.\n{mark('private LO')} {mark('OperatorsName')}\nRadiologist: Dr {mark('only in the report')}\n"
+    )
+    (tables / "records.csv").write_text(
+        f"PatientID,age_years,note,doctor\n{mark('PatientID')},44,seen with {mark('family')},{mark('column that no MAP names')}\n"
+    )
+    (tables / "map.yaml").write_text(
+        "key: PatientID\nrecord: {age_years: age_years, note: {column: note, type: category}}\n"
+    )
+    return root, tables, mark
+
+
+def test_three_hundred_marks_do_not_leave(marked, tmp_path):
+    root, tables, mark = marked
+    assert len(mark.given) >= 300
+    everywhere = b"".join(
+        p.relative_to(root).as_posix().encode() + p.read_bytes() for p in root.rglob("*") if p.is_file()
+    )
+    everywhere += b"".join(p.name.encode() + p.read_bytes() for p in tables.rglob("*") if p.is_file())
+    in_source = set(MARK.findall(everywhere))
+    assert len(in_source) >= 300  # the search finds them where they are
+    out = tmp_path / "cohort"
+    command = [
+        BIN,
+        "scan",
+        root,
+        "--out",
+        out,
+        "--records",
+        tables / "records.csv",
+        "--reports",
+        tables / "reports",
+        "--map",
+        tables / "map.yaml",
+        "--jobs",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert MARK.findall(done.stdout + done.stderr) == []
+    for path in out.rglob("*"):
+        assert not MARK.search(path.name.encode())
+        if path.is_file():
+            content = path.read_bytes()
+            content += gzip.decompress(content) if path.name.endswith(".gz") else b""
+            assert not MARK.search(content), path.name
+    vault = b"".join(p.read_bytes() for p in (tmp_path / "cohort.vault").iterdir())
+    assert len(set(MARK.findall(vault))) >= 8  # paths, PatientID and series stand there, and only there
+    (case,) = Cohort.load(out).cases
+    kinds = {a.kind for a in case.assets}
+    assert {"t1", "t2"} <= kinds or {"t2", "dwi"} <= kinds  # recognised all the same
+    assert all(
+        a.facts["DiffusionBValue"] == sorted(a.facts["DiffusionBValue"])
+        for a in case.assets
+        if "DiffusionBValue" in a.facts
+    )
+    texts = [(out / a.uri).read_text() for a in case.assets if a.type == "text"]
+    assert len(texts) == 3
+    assert all("cyst" in text and "1961-03-07" not in text and "2020-01-01" not in text for text in texts)
+    codes = [json.loads(line)["code"] for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert sorted(codes) == ["not_dicom", "truncated"]
+
+
+def test_messages_of_a_refused_scan_name_no_identifier(marked, tmp_path, capfd):
+    root, _, _ = marked
+    (tmp_path / "bad.csv").write_text("case,x_mm,y_mm,z_mm\nZQ000MARK,1,2,far\n")
+    assert (
+        main(["scan", str(root), "--out", str(tmp_path / "c"), "--lesions", str(tmp_path / "bad.csv")]) == 1
+    )
+    told = capfd.readouterr().err
+    assert "line 2" in told
+    assert not MARK.search(told.encode())
+
+
+def test_dates_keep_their_form_and_their_distances():
+    days = Vault(Path("v"), b"k" * 32).shift_days("someone")
+    text = shifted_dates("Seen 2020-02-28 and 01.03.2020; 20200301; 31/12/1999.", days)
+    found = re.findall(r"\d{4}-\d\d-\d\d|\d\d\.\d\d\.\d{4}|\b\d{8}\b|\d\d/\d\d/\d{4}", text)
+    first, second, third, last = (
+        datetime.datetime.strptime(t, f)
+        for t, f in zip(found, ("%Y-%m-%d", "%d.%m.%Y", "%Y%m%d", "%d/%m/%Y"))
+    )
+    assert first != datetime.datetime(2020, 2, 28)
+    assert (second - first).days == 2
+    assert second == third
+    assert (first - last).days == (datetime.datetime(2020, 2, 28) - datetime.datetime(1999, 12, 31)).days
+    assert shifted_dates("T2 45.12 mm, 12.5 cm, b 1000", days) == "T2 45.12 mm, 12.5 cm, b 1000"
+
+
+# ---- robustness -------------------------------------------------------------------------------------------------------
+
+
+def test_each_broken_file_costs_itself(source, scanned, tmp_path, capsys):
+    study = next(p for p in sorted((source / "studies").iterdir()) if len(list(p.iterdir())) >= 4)
+    shutil.copytree(study, tmp_path / "in" / "study")
+    t1 = sorted(
+        next(
+            p for p in sorted((tmp_path / "in" / "study").iterdir()) if len(list(p.iterdir())) == 16
+        ).iterdir()
+    )
+    t1[3].write_bytes(t1[3].read_bytes()[:-500])
+    other = pydicom.dcmread(t1[5])
+    other.PixelData = bytes(len(other.PixelData))
+    other.save_as(tmp_path / "in" / "study" / "copy.dcm")
+    shutil.copy(t1[6], tmp_path / "in" / "study" / "again.dcm")
+    (tmp_path / "in" / "study" / "notes.dcm").write_text("no DICOM")
+    with zipfile.ZipFile(tmp_path / "in" / "more.zip", "w") as archive:
+        archive.write(t1[8], "a/b.dcm")
+    assert (
+        main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--strict", "--jobs", "1"]) == 4
+    )
+    lines = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert sorted(line["code"] for line in lines) == [
+        "duplicate",
+        "duplicate",
+        "duplicate",
+        "not_dicom",
+        "truncated",
+    ]
+    assert any("other pixels" in line["reason"] for line in lines)
+    assert any("bytes of pixels are promised" in line["reason"] for line in lines)
+    (case,) = Cohort.load(tmp_path / "out").cases
+    assert sum(a.facts.get("missing_slices", 0) for a in case.assets) == 1
+    assert "1 truncated" in capsys.readouterr().out
+
+
+def test_too_many_missing_slices_are_a_gap(source, tmp_path):
+    study = sorted((source / "studies").iterdir())[0]
+    folder = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)
+    shutil.copytree(folder, tmp_path / "in" / "series")
+    for path in sorted((tmp_path / "in" / "series").iterdir())[3:9]:
+        path.unlink()
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 3
+    assert not (tmp_path / "out").exists()
+
+
+def _crash(item: str) -> str:
+    if item == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if item == "hang":
+        time.sleep(60)
+    if item == "swell":
+        return str(len(bytearray(3 << 30)))
+    return item.upper()
+
+
+def test_workers_survive_crash_hang_and_swelling():
+    items = ["a", "crash", "b", "hang", "c", "swell", "d"]
+    started = time.time()
+    made = dict(
+        supervised(
+            _crash, ((i, 0) for i in items), 2, lambda i: -57.0 if i == "hang" else 20.0, memory=1 << 30
+        )
+    )
+    assert time.time() - started < 50
+    assert {k: v for k, v in made.items() if not isinstance(v, Failed)} == {
+        "a": "A",
+        "b": "B",
+        "c": "C",
+        "d": "D",
+    }
+    assert made["crash"] == Failed("crashed")
+    assert made["hang"] == Failed("too long")
+    assert made["swell"] == Failed("too much memory")
+
+
+def test_a_scan_that_is_killed_goes_on_and_equals_an_undisturbed_one(source, tmp_path):
+    """Killed by SIGKILL at moments spread over the scan; the vault's key stays, so the bytes are the same."""
+    command = [
+        str(BIN),
+        "scan",
+        str(source / "studies"),
+        "--out",
+        str(tmp_path / "cohort"),
+        *beside(source),
+        "--jobs",
+        "2",
+    ]
+    kills = 0
+    for wait in (2.0, 3.0, 4.0, 5.0, 6.0):
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(wait)
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        assert not (tmp_path / "cohort").exists()
+    if not (tmp_path / "cohort").exists():
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert kills >= 1
+    key = (tmp_path / "cohort.vault" / "key").read_text()
+    again = scan_dicom(
+        source / "studies", tmp_path / "other", source / "records.csv", source / "reports", source / "lesions.csv", source / "map.yaml",
+        jobs=1, vault=Vault(tmp_path / "v", bytes.fromhex(key)),
+    )  # fmt: skip
+    assert again.cases == 6
+    assert bytes_below(tmp_path / "cohort") == bytes_below(tmp_path / "other")
+
+
+# ---- afterwards -------------------------------------------------------------------------------------------------------
+
+
+def test_rekey_renames_vault_and_cohort_together(source, tmp_path):
+    study = sorted((source / "studies").iterdir())[0]
+    out = tmp_path / "cohort"
+    (tmp_path / "reports").mkdir()
+    accession = str(pydicom.dcmread(next(study.rglob("*.dcm"))).AccessionNumber)
+    (tmp_path / "reports" / f"{accession}.txt").write_text("Seen on 2020-05-05: a cyst.\n")
+    assert (
+        main(["scan", str(study), "--out", str(out), "--reports", str(tmp_path / "reports"), "--jobs", "1"])
+        == 0
+    )
+    before, (old,) = bytes_below(out), Cohort.load(out).cases
+    assert main(["rekey", "--cohort", str(out)]) == 0
+    (new,) = Cohort.load(out).cases
+    assert new.case_id != old.case_id and new.patient != old.patient
+    names = b"".join(bytes_below(out).values()) + " ".join(bytes_below(out)).encode()
+    assert old.case_id.encode() not in names and old.patient.encode() not in names
+    assert not any(f.encode() in names for a in old.assets for f in a.files if not isinstance(a.files, dict))
+    volumes = lambda tree: sorted(v for k, v in tree.items() if k.endswith(".nii.gz"))  # noqa: E731
+    assert volumes(before) == volumes(bytes_below(out))
+    vault = Vault.open(tmp_path / "cohort.vault")
+    assert vault.known["cases"][new.case_id] == old_study(study)
+    assert pseudonym(vault.key, "cases", "c", old_study(study)) == new.case_id
+    text = (out / next(a.uri for a in new.assets if a.type == "text")).read_text()
+    shown = datetime.date.fromisoformat(re.search(r"\d{4}-\d\d-\d\d", text).group())
+    who = vault.known["patients"][new.patient]
+    assert (shown - datetime.date(2020, 5, 5)).days == vault.shift_days(who)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cohort", "cohort.vault", "reports"]
+
+
+def old_study(study: Path) -> str:
+    return str(pydicom.dcmread(next(study.rglob("*.dcm"))).StudyInstanceUID)
+
+
+def test_assign_obeys_an_override_and_asks_again(scanned, tmp_path):
+    shutil.copytree(scanned, tmp_path / "cohort")
+    case = Cohort.load(tmp_path / "cohort").cases[0]
+    asset = next(a for a in case.assets if a.kind == "t1")
+    (tmp_path / "o.csv").write_text(f"F_or_series,kind\n{asset.facts['series']},flair\n")
+    assert main(["assign", "--cohort", str(tmp_path / "cohort"), "--override", str(tmp_path / "o.csv")]) == 0
+    changed = next(a for a in Cohort.load(tmp_path / "cohort").cases[0].assets if a.uri == asset.uri)
+    assert (changed.kind, changed.confidence, changed.runner_up) == ("flair", 1.0, "t1")
+    assert main(["assign", "--cohort", str(tmp_path / "cohort")]) == 0
+    assert Cohort.load(tmp_path / "cohort").cases[0].assets == case.assets
+    (tmp_path / "o.csv").write_text("x,xray\n")
+    assert main(["assign", "--cohort", str(tmp_path / "cohort"), "--override", str(tmp_path / "o.csv")]) == 1
+
+
+def test_a_study_folder_is_searched_directly(source, trained, phantom, tmp_path, capsys):
+    e, index = str(tmp_path / "e"), str(tmp_path / "i")
+    assert main(["embed", "--checkpoint", str(trained), "--cohort", str(phantom), "--out", e]) == 0
+    assert main(["index", "build", e, "--out", index]) == 0
+    study = sorted((source / "studies").iterdir())[0]
+    point = next(
+        r.split(",")[1:]
+        for r in (source / "lesions.csv").read_text().splitlines()
+        if r.startswith(study.name)
+    )
+    (tmp_path / "record.json").write_text('{"age_years": 50}')
+    capsys.readouterr()
+    ask = ["search", "--index", index, "--case", str(study), "--jobs", "1", "-k", "3", "--json"]
+    assert main([*ask, "--lesion=" + ",".join(point), "--record", str(tmp_path / "record.json")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["neighbours"]) == 3
+    assert "t2" in answer["using"] or "t1" in answer["using"]
+    assert main(ask) == 1  # the model looks about the lesion, and no point is given
+    assert "no lesion point" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.dcm").write_text("nothing")
+    assert main([*ask[:3], "--case", str(tmp_path / "empty"), "--jobs", "1"]) == 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e", "empty", "i", "record.json"]
+
+
+def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    for what in ("torch", "decoder of JPEG-LS Lossless: installed", "memory", "threads", "GPU", "wandb"):
+        assert what in told
+    import mmvae.doctor as doctor
+
+    monkeypatch.setattr(doctor, "version", lambda name: "2.6.2" if name == "lightning" else "9.9")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "LACKS  lightning: 2.6.2" in told
+    assert "steals credentials" in told
+    assert "LACKS  threads" in told
+
+
+def test_two_thousand_mutated_files_crash_nothing():
+    from benchmarks.broken import run
+
+    made = run(2000, 1, (), jobs=2)
+    assert made["crashed, hung or swelled"] == 0
+    assert made["reached pixel decoding"] >= 0.4
+    assert made["slowest s"] < 5
+    assert made["largest growth MiB"] < 1024
+    assert set(made["codes"]) >= {"used", "truncated"}
