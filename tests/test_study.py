@@ -406,41 +406,50 @@ def test_workers_survive_crash_hang_and_swelling():
     assert made["swell"] == Failed("too much memory")
 
 
-def test_a_scan_that_is_killed_goes_on_and_equals_an_undisturbed_one(source, tmp_path):
-    """Killed by SIGKILL at moments spread over the scan; the vault's key stays, so the bytes are the same."""
-    command = [
-        str(BIN),
-        "scan",
-        str(source / "studies"),
-        "--out",
-        str(tmp_path / "cohort"),
-        *beside(source),
-        "--jobs",
-        "2",
+def scan_killed_at(command: list[str], call: str, when: int) -> bool:
+    """The scan under strace, which kills it at its n-th call of a kind; whether it died of it."""
+    assert shutil.which("strace"), "strace is needed to kill at a write call; .ci/run installs it"
+    spy = [
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:signal=SIGKILL:when={when}",
     ]
-    kills = 0
-    for wait in (2.0, 3.0, 4.0, 5.0, 6.0):
-        process = subprocess.Popen(
-            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            process.wait(wait)
-            break
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-        assert not (tmp_path / "cohort").exists()
-    if not (tmp_path / "cohort").exists():
-        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    assert kills >= 1
-    key = (tmp_path / "cohort.vault" / "key").read_text()
-    again = scan_dicom(
-        source / "studies", tmp_path / "other", source / "records.csv", source / "reports", source / "lesions.csv", source / "map.yaml",
-        jobs=1, vault=Vault(tmp_path / "v", bytes.fromhex(key)),
+    done = subprocess.run([*spy, *command], capture_output=True, check=False)
+    return done.returncode == -signal.SIGKILL or done.returncode == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_scan_killed_at_a_write_call_goes_on_and_equals_an_undisturbed_one(source, tmp_path, kills):
+    """Vault key and finished studies stay; the cohort appears whole, and with the same key its bytes are those of another scan."""
+    small = tmp_path / "two"
+    for study in sorted((source / "studies").iterdir())[:2]:
+        shutil.copytree(study, small / study.name)
+    command = [str(BIN), "scan", str(small), *beside(source), "--jobs", "1", "--out"]
+    key = tmp_path / "key.vault"
+    key.mkdir(mode=0o700)
+    (key / "key").write_text("5c" * 32)
+    other = scan_dicom(
+        small, tmp_path / "undisturbed", source / "records.csv", source / "reports", source / "lesions.csv", source / "map.yaml",
+        vault=Vault(tmp_path / "v", bytes.fromhex("5c" * 32)),
     )  # fmt: skip
-    assert again.cases == 6
-    assert bytes_below(tmp_path / "cohort") == bytes_below(tmp_path / "other")
+    assert other.cases == 2
+    wanted, rng, died = bytes_below(tmp_path / "undisturbed"), np.random.default_rng(0), 0
+    for attempt in range(kills):
+        out = tmp_path / f"cohort{attempt}"
+        shutil.copytree(key, tmp_path / f"cohort{attempt}.vault")
+        call, most = [("write", 90), ("rename", 6), ("mkdir", 5)][int(rng.choice(3, p=[0.6, 0.2, 0.2]))]
+        dead = scan_killed_at([*command, str(out)], call, int(rng.integers(1, most)))
+        died += dead
+        if dead and not out.exists():
+            assert subprocess.run([*command, str(out)], capture_output=True, check=False).returncode == 0
+        assert bytes_below(out) == wanted
+        shutil.rmtree(out)
+    assert died >= kills // 2
 
 
 # ---- afterwards -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Tasks in processes that may crash, hang or swell: native codecs on broken files do all three."""
 
+import ctypes
 import os
 import resource
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +24,16 @@ def _virtual_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _die_with_parent() -> None:
+    """A worker that outlives a killed scan would write into the next one's folder (Linux: prctl, PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def _serve(task: Callable, pipe: Connection, memory: int | None) -> None:
     """A worker's life: one item in, one answer out. Ctrl-C is the parent's affair."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     while True:
         try:
