@@ -217,14 +217,19 @@ def answers(scanned) -> list[tuple[str, str, str | None, float]]:
             for asset in case.assets:
                 if asset.type != "volume":
                     continue
-                names = sorted(asset.files) if isinstance(asset.files, list | tuple) else []
-                place = path_of(root, names[0]) if names else None
-                if (
-                    place is None
-                ):  # above 64 files their names are a hash: the stack is told by its b-values or phases
-                    place = "ProstateX-0218/008" if "DiffusionBValue" in asset.facts else "ProstateX-0218/027"
-                row = next((r for r in rows if r["source"] == name and place.startswith(r["folder"])), None)
-                assert row is not None, f"the table by hand does not list {place}"
+                known = json.loads((root.with_name(root.name + ".vault") / "identifiers.json").read_text())
+                names = known["many"][asset.files["sha256"]] if isinstance(asset.files, dict) else asset.files
+                # A file may be one of two equal ones, of which the table lists the other: any of the series' files tells it.
+                places = [known["files"][f.split("#")[0]] for f in names]
+                row = next(
+                    (
+                        r
+                        for r in rows
+                        if r["source"] == name and any(p.startswith(r["folder"]) for p in places)
+                    ),
+                    None,
+                )
+                assert row is not None, f"the table by hand does not list {places[0]}"
                 made.append((row["folder"], row["kind"], asset.kind, asset.confidence))
     return made
 

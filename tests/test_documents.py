@@ -123,6 +123,29 @@ def test_the_hospital_s_commands_run_with_its_own_names(desk, tmp_path):
     assert "queried by t2" in done.stdout
 
 
+def test_the_way_in_of_dicom_runs_as_it_stands(tmp_path):
+    (block,) = blocks("dicom")
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "6 cases; left out: nothing" in done.stdout
+    assert (tmp_path / "arrived" / "cases.jsonl").is_file()
+
+
+def test_the_readme_lists_every_code_of_skipped_jsonl():
+    from mmvae.ingest.skipped import SKIP_CODES
+
+    text = (ROOT / "README.md").read_text()
+    assert all(f"`{code}`" in text for code in SKIP_CODES)
+
+
 def test_the_readme_opens_with_the_two_commands_and_its_picture_is_small():
     text = (ROOT / "README.md").read_text()
     assert "```sh\nmake demo\nmake test\n```" in text

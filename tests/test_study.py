@@ -452,6 +452,94 @@ def test_a_scan_killed_at_a_write_call_goes_on_and_equals_an_undisturbed_one(sou
     assert died >= kills // 2
 
 
+def test_a_segmentation_and_contours_give_the_lesion_s_point(source, tmp_path):
+    """A box of voxels and a square of contours whose centres are known; each of two contoured structures is a case."""
+    study = sorted((source / "studies").iterdir())[0]
+    series = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)
+    first = pydicom.dcmread(sorted(series.iterdir())[0])
+    shutil.copytree(series, tmp_path / "in" / "series")
+
+    def like(modality: str, kind: str) -> pydicom.FileDataset:
+        made, meta = Dataset(), FileMetaDataset()
+        for name in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
+            setattr(made, name, first.get(name))
+        made.Modality, made.SOPClassUID, made.SOPInstanceUID, made.SeriesInstanceUID = (
+            modality,
+            kind,
+            first.SOPInstanceUID + ".5",
+            first.SeriesInstanceUID + ".5",
+        )
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = (
+            kind,
+            made.SOPInstanceUID,
+            "1.2.840.10008.1.2.1",
+        )
+        return pydicom.FileDataset("", made, file_meta=meta, preamble=b"\0" * 128)
+
+    squares = [
+        [(0, 0, 5), (10, 0, 5), (10, 10, 5), (0, 10, 5)],
+        [(-30, 2, 1), (-20, 2, 1), (-20, 6, 1), (-30, 6, 1)],
+    ]
+    contours = like("RTSTRUCT", "1.2.840.10008.5.1.4.1.1.481.3")
+    drawn = []
+    for square in squares:
+        roi, contour = Dataset(), Dataset()
+        contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", "4"
+        contour.ContourData = [str(v) for point in square for v in point]
+        roi.ContourSequence = Items([contour])
+        drawn.append(roi)
+    contours.ROIContourSequence = Items(drawn)
+    contours.save_as(tmp_path / "in" / "contours.dcm", enforce_file_format=True)
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "a"), "--jobs", "1"]) == 0
+    cases = Cohort.load(tmp_path / "a").cases
+    assert sorted(c.lesion.point_mm for c in cases) == [(-25.0, 4.0, 1.0), (5.0, 5.0, 5.0)]
+    assert len({c.patient for c in cases}) == 1
+    assert len({c.assets[0].uri for c in cases}) == 2
+
+    (tmp_path / "in" / "contours.dcm").unlink()
+    mask = np.zeros((3, 8, 8), np.uint8)
+    mask[1:, 2:4, 4:7] = 1
+    seg = like("SEG", "1.2.840.10008.5.1.4.1.1.66.4")
+    seg.Rows = seg.Columns = 8
+    seg.NumberOfFrames, seg.SamplesPerPixel, seg.PhotometricInterpretation = "3", 1, "MONOCHROME2"
+    seg.BitsAllocated = seg.BitsStored = 8
+    seg.HighBit, seg.PixelRepresentation, seg.PixelData = 7, 0, mask.tobytes()
+    shared, measures, direction = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, direction.ImageOrientationPatient = ["2", "3"], ["1", "0", "0", "0", "1", "0"]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Items([measures]), Items([direction])
+    frames = []
+    for k in range(3):
+        groups, position = Dataset(), Dataset()
+        position.ImagePositionPatient = ["-10", "20", str(4 * k)]
+        groups.PlanePositionSequence = Items([position])
+        frames.append(groups)
+    seg.SharedFunctionalGroupsSequence, seg.PerFrameFunctionalGroupsSequence = Items([shared]), Items(frames)
+    seg.save_as(tmp_path / "in" / "seg.dcm", enforce_file_format=True)
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "b"), "--jobs", "1"]) == 0
+    (case,) = Cohort.load(tmp_path / "b").cases
+    # Columns 4–6 of 3 mm from −10, rows 2–3 of 2 mm from 20, slices 1–2 of 4 mm from 0.
+    assert case.lesion.point_mm == (-10 + 3 * 5.0, 20 + 2 * 2.5, 4 * 1.5)
+    assert case.frame_from == "lesion"
+
+
+def test_studies_that_disagree_about_the_patient_are_never_merged(source, tmp_path, capsys):
+    """Two studies under one wrong PatientID stay two patients only where the id names nobody; one study with two ids is its own patient."""
+    one, two, *_ = sorted((source / "studies").iterdir())
+    for name, study, ids in (("a", one, ["X1", "X2"]), ("b", two, ["X1"])):
+        for number, path in enumerate(
+            sorted(next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16).iterdir())
+        ):
+            data = pydicom.dcmread(path)
+            data.PatientID = ids[number % len(ids)]
+            (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+            data.save_as(tmp_path / "in" / name / path.name)
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    cases = Cohort.load(tmp_path / "out").cases
+    assert len(cases) == 2
+    assert len({case.patient for case in cases}) == 2
+    assert "1 studies hold several PatientIDs" in capsys.readouterr().err
+
+
 # ---- afterwards -------------------------------------------------------------------------------------------------------
 
 

@@ -29,11 +29,16 @@ def _recipes() -> dict[str, Modality]:
     return {kind: cls() for kind, cls in load_all().items()}
 
 
-def assign(facts: Mapping, override: str | None = None) -> Assigned:
-    """The kind of an asset with these facts (`type` among them); an override is sure."""
-    claims = sorted(
+def claims_of(facts: Mapping) -> list[tuple[float, str]]:
+    """(claim, kind) of every installed kind, the surest first."""
+    return sorted(
         ((recipe.claims(facts), kind) for kind, recipe in _recipes().items()), key=lambda c: (-c[0], c[1])
     )
+
+
+def assign(facts: Mapping, override: str | None = None) -> Assigned:
+    """The kind of an asset with these facts (`type` among them); an override is sure."""
+    claims = claims_of(facts)
     if override is not None:
         other = next((kind for sure, kind in claims if sure > 0 and kind != override), None)
         return Assigned(override or None, 1.0, other)
