@@ -406,6 +406,22 @@ def test_workers_survive_crash_hang_and_swelling():
     assert made["swell"] == Failed("too much memory")
 
 
+def test_no_room_left_ends_a_scan_in_one_line_and_leaves_nothing(source, tmp_path, capsys):
+    """The kernel refuses any file beyond 100 KiB, so a worker fails while it writes a volume."""
+    import resource
+
+    study = sorted((source / "studies").iterdir())[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        status = main(["scan", str(study), "--out", str(tmp_path / "out"), "--jobs", "1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 1
+    assert "File too large" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir() if p.name != "out.vault"] == []
+
+
 def scan_killed_at(command: list[str], call: str, when: int) -> bool:
     """The scan under strace, which kills it at its n-th call of a kind; whether it died of it."""
     assert shutil.which("strace"), "strace is needed to kill at a write call; .ci/run installs it"

@@ -103,6 +103,7 @@ def _read_all(
             inspect, map(sized, todo), jobs, lambda g: SECONDS_A_FILE * len(g), MEMORY
         ):
             if isinstance(answer, Failed):
+                answer.refuse_full_disk()
                 if len(group) > 1:
                     alone += [(one,) for one in group]
                     continue
@@ -419,6 +420,7 @@ def _write_all(
     for task, answer in supervised(write_study, ((t, 0) for t in todo), jobs, seconds):
         next(bar, None)
         if isinstance(answer, Failed):
+            answer.refuse_full_disk()
             shutil.rmtree(task.root / "cases" / task.case_id, ignore_errors=True)
             reason = f"writing the study in a process of its own: {answer.why}"
             answer = Written(

@@ -1,6 +1,7 @@
 """Tasks in processes that may crash, hang or swell: native codecs on broken files do all three."""
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -15,9 +16,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Failed:
-    """A task that gave no result: it `crashed`, took `too long`, or needed `too much memory`."""
+    """A task that gave no result: it `crashed`, took `too long`, needed `too much memory`, or raised; `errno` where the system refused."""
 
     why: str
+    errno: int | None = None
+
+    def refuse_full_disk(self) -> None:
+        """Raises the worker's own error where there was no room to write: going on would lose what follows."""
+        if self.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS):
+            raise OSError(self.errno, os.strerror(self.errno))
 
 
 def _virtual_bytes() -> int:
@@ -34,6 +41,7 @@ def _serve(task: Callable, pipe: Connection, memory: int | None) -> None:
     """A worker's life: one item in, one answer out. Ctrl-C is the parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs write what they find to standard error
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     while True:
         try:
@@ -46,6 +54,8 @@ def _serve(task: Callable, pipe: Connection, memory: int | None) -> None:
             answer = task(item)
         except MemoryError:
             answer = Failed("too much memory")
+        except Exception as error:  # its words may hold a name: only its type leaves the worker
+            answer = Failed(type(error).__name__, error.errno if isinstance(error, OSError) else None)
         pipe.send(answer)
 
 
@@ -120,7 +130,7 @@ def supervised(
                 else:
                     continue
                 item, worker.number = given.pop(worker.number), -1
-                if isinstance(answer, Failed) and answer.why != "too much memory":
+                if isinstance(answer, Failed) and answer.why in ("crashed", "too long"):
                     worker.end()
                     workers.remove(worker)
                 elif more:
