@@ -189,6 +189,19 @@ def test_pydicom_s_own_mr_files_with_a_position_are_used():
     assert set(refused) <= {"localizer", "derived", "screenshot"}
 
 
+def test_a_dicomdir_tells_how_many_of_its_files_are_missing(tmp_path):
+    from pydicom.data import get_testdata_file
+
+    path = Path(get_testdata_file("DICOMDIR"))
+    with quiet():
+        listed = sum("ReferencedFileID" in record for record in pydicom.dcmread(path).DirectoryRecordSequence)
+    with pytest.raises(Unusable, match=f"lists {listed} files, 0 of them missing"):
+        read_header(path, 0)
+    shutil.copy(path, tmp_path / "DICOMDIR")
+    with pytest.raises(Unusable, match=f"lists {listed} files, {listed} of them missing"):
+        read_header(tmp_path / "DICOMDIR", 0)
+
+
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory) -> dict[str, Path]:
     """Cohorts of the real sets, scanned by the command."""

@@ -215,7 +215,7 @@ def _header(
         return _again(memory[same], data, file, offset, head, size, whole)
     kind = str(data.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     if kind == "1.2.840.10008.1.3.10":
-        raise Unusable("not_image", "a DICOMDIR lists files; the files themselves are read")
+        raise Unusable("not_image", _directory(path, data))
     ids = {
         name: str(data.get(name) or "")
         for name in (
@@ -280,6 +280,20 @@ def _again(
     names = frozenset(vendor.identifiers_of(data)) if whole else frozenset()
     return replace(
         known, file=file, instance=str(data.get("SOPInstanceUID") or ""), identifiers=names, frames=(frame,)
+    )
+
+
+def _directory(path: Path, data: Dataset) -> str:
+    """What a DICOMDIR says of the files beside it, which are read by themselves."""
+    records = data.get("DirectoryRecordSequence") or []
+    listed = [
+        [str(part) for part in _several(r.get("ReferencedFileID"))]
+        for r in records
+        if "ReferencedFileID" in r
+    ]
+    missing = sum(".." in parts or not path.parent.joinpath(*parts).is_file() for parts in listed)
+    return (
+        f"a DICOMDIR that lists {len(listed)} files, {missing} of them missing; the files themselves are read"
     )
 
 

@@ -1,0 +1,70 @@
+"""Coverage-guided mutation (libFuzzer by atheris, `pip install atheris`) of the reading of one DICOM file: only `Unusable` may come out.
+
+python -m benchmarks.fuzz --seconds 600 --results benchmarks/results/fuzz.jsonl
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mmvae.phantom.dicom import write_phantom_studies
+
+
+def main() -> None:
+    """See the module's first lines."""
+    import atheris
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp())
+    corpus = work / "corpus"
+    corpus.mkdir()
+    write_phantom_studies(4, 11, work / "phantom", jobs=1)
+    for number, path in enumerate(sorted((work / "phantom").rglob("*.dcm"))[::17]):
+        (corpus / str(number)).write_bytes(path.read_bytes())
+    with atheris.instrument_imports(include=["mmvae.ingest", "pydicom"]):
+        from mmvae.ingest import dicom, pixels
+        from mmvae.ingest.skipped import Unusable
+    told, started, file = {"runs": 0, "reached pixels": 0}, time.time(), work / "one.dcm"
+
+    def one(data: bytes) -> None:
+        if time.time() - started > arguments.seconds:
+            _end(told, arguments)
+        told["runs"] += 1
+        file.write_bytes(data)
+        try:
+            header = dicom.read_header(file, 0)
+            if header.frames:
+                told["reached pixels"] += 1
+                pixels.read_frames(file, list(header.frames))
+        except Unusable:
+            pass
+
+    atheris.Setup([sys.argv[0], str(corpus), "-max_len=200000", "-timeout=5", "-rss_limit_mb=2048"], one)
+    atheris.Fuzz()
+
+
+def _end(told: dict, arguments) -> None:
+    """Reached only where no run crashed, hung or raised anything else: libFuzzer would have stopped there."""
+    measured = {**told, "seconds": arguments.seconds, "crashed, hung or raised": 0}
+    print(json.dumps(measured))
+    if arguments.results:
+        arguments.results.write_text(
+            json.dumps({"measurement": measured, "hardware": platform.machine()}) + "\n"
+        )
+    sys.stdout.flush()
+    import os
+
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
