@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -139,9 +139,3 @@ def supervised(
     finally:
         for worker in workers:
             worker.end()
-
-
-def in_turn(task: Callable, items: Sequence, *_: object) -> Iterator[tuple[object, object]]:
-    """The same without processes, for one core and trusted input."""
-    for item in items:
-        yield item, task(item)
