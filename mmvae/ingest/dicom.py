@@ -16,86 +16,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from mmvae.ingest import documents, vendor
+from mmvae.ingest.facts import facts_of, record_of, several
 from mmvae.ingest.skipped import Unusable
+from mmvae.ingest.vendor import number_of
 
-# Above these a file is refused unread: a header can promise what no memory holds.
+# Above it a file is refused unread: a header can promise what no memory holds.
 LARGEST_IMAGE_BYTES = 2 << 30
-LARGEST_HEADER_DEPTH = 16
 
-# Tokens of ImageType (PS3.3 C.7.6.1.1.2, C.8.3.1.1.1) that may leave a header; a name written there may not.
-IMAGE_TYPE_TOKENS = frozenset(
-    [
-        "ORIGINAL",
-        "DERIVED",
-        "PRIMARY",
-        "SECONDARY",
-        "AXIAL",
-        "LOCALIZER",
-        "MPR",
-        "MIP",
-        "MINIP",
-        "PROJECTION",
-        "IMAGE",
-        "OTHER",
-        "NONE",
-        "MIXED",
-        "M",
-        "P",
-        "R",
-        "I",
-        "MAGNITUDE",
-        "PHASE",
-        "PHASE_MAP",
-        "REAL",
-        "IMAGINARY",
-        "M_SE",
-        "M_FFE",
-        "M_IR",
-        "T1",
-        "T2",
-        "T2_STAR",
-        "PROTON_DENSITY",
-        "DIFFUSION",
-        "ADC",
-        "TRACEW",
-        "TRACE",
-        "EADC",
-        "FA",
-        "DIFFUSION_ANISO",
-        "PERFUSION",
-        "SUB",
-        "SUBTRACTION",
-        "W",
-        "F",
-        "IP",
-        "OP",
-        "WATER",
-        "FAT",
-        "IN_PHASE",
-        "OUT_PHASE",
-        "OPP_PHASE",
-        "ND",
-        "NORM",
-        "DIS2D",
-        "DIS3D",
-        "MOSAIC",
-        "SE",
-        "FFE",
-        "IR",
-        "MFSPLIT",
-        "VFRAME",
-        "REFORMATTED",
-        "RESAMPLED",
-        "DYNAMIC",
-        "CONTRAST",
-        "FLUID_ATTENUATED",
-        "STIR",
-        "ISOTROPIC",
-        "MEAN",
-    ]
-)
 MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
-SEQUENCES = frozenset({"SE", "IR", "GR", "EP", "RM"})
 
 
 @dataclass(frozen=True)
@@ -191,7 +119,7 @@ def read_header(path: Path, file: int, whole: bool = True, memory: dict | None =
         raise Unusable(
             "not_dicom", "the file has no DICM mark at byte 128 and no file meta information"
         ) from error
-    except (EOFError, Exception) as error:  # a mutated header raises anything that pydicom or zlib can
+    except Exception as error:  # a mutated header raises anything that pydicom or zlib can
         if isinstance(error, OSError) and error.errno is not None:
             raise Unusable("not_dicom", f"the file cannot be opened (error {error.errno})") from error
         raise Unusable("truncated", f"the header cannot be parsed ({type(error).__name__})") from error
@@ -238,7 +166,7 @@ def _header(
         frozenset(identity),
         modality,
     )
-    record = _record(data)
+    record = record_of(data)
     if modality in ("SR", "DOC") or "ContentSequence" in data or "EncapsulatedDocument" in data:
         return Header(*common, text=documents.text_of(data, kind), record=record)
     if modality in ("SEG", "RTSTRUCT"):
@@ -287,9 +215,7 @@ def _directory(path: Path, data: Dataset) -> str:
     """What a DICOMDIR says of the files beside it, which are read by themselves."""
     records = data.get("DirectoryRecordSequence") or []
     listed = [
-        [str(part) for part in _several(r.get("ReferencedFileID"))]
-        for r in records
-        if "ReferencedFileID" in r
+        [str(part) for part in several(r.get("ReferencedFileID"))] for r in records if "ReferencedFileID" in r
     ]
     missing = sum(".." in parts or not path.parent.joinpath(*parts).is_file() for parts in listed)
     return (
@@ -313,19 +239,6 @@ def _numbers(value, count: int) -> tuple[float, ...] | None:
     except (TypeError, ValueError):
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def number_of(value) -> float | None:
-    """A finite number, the first of several, or None."""
-    if value is None or value == "":
-        return None
-    try:
-        if not isinstance(value, str | bytes | int | float) and len(value):
-            value = value[0]
-        made = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return made if math.isfinite(made) else None
 
 
 def _pixels(data: Dataset, meta: Dataset, frames: int, offset: int, head: bytes, size: int) -> Pixels:
@@ -384,7 +297,7 @@ def _frames(data: Dataset, file: int, pixels: Pixels) -> Iterator[Frame]:
     modality = _code(str(data.get("Modality") or ""))
     if modality != "MR":
         raise Unusable("not_image", f"modality {modality}; an MR image was expected")
-    tokens = tuple(str(t).upper() for t in _several(data.get("ImageType")))
+    tokens = tuple(str(t).upper() for t in several(data.get("ImageType")))
     if "LOCALIZER" in tokens or "localizer" in vendor.words(data):
         raise Unusable("localizer", "ImageType or the description says localizer")
     if str(data.get("BurnedInAnnotation") or "").upper() == "YES":
@@ -457,12 +370,6 @@ def _same(data: Dataset, meta: Dataset) -> tuple:
     return tuple(made)
 
 
-def _several(value) -> list:
-    if value is None or value == "":
-        return []
-    return [value] if isinstance(value, str) else list(value)
-
-
 class _Look:
     """A header's elements as one frame sees them: its own functional groups, the shared ones, then the top level."""
 
@@ -513,7 +420,7 @@ def _one(
             "ImageOrientationPatient are no two directions at right angles, or PixelSpacing is not positive",
         )
     orientation = (*map(float, row / lengths[0]), *map(float, column / lengths[1]))
-    own = tuple(str(t).upper() for t in _several(look("FrameType"))) or tokens
+    own = tuple(str(t).upper() for t in several(look("FrameType"))) or tokens
     if {"SUBTRACTION", "MIP", "MINIP", "PROJECTION IMAGE"} & set(own):
         raise Unusable("derived", "FrameType names a reformat, projection or subtraction")
     b_value = vendor.b_value(data, look)
@@ -594,67 +501,3 @@ def _order(data: Dataset, look) -> tuple[float, ...]:
     names = ("TemporalPositionIndex", "TemporalPositionIdentifier", "AcquisitionNumber")
     repeats = (number_of(look(name)) or 0.0 for name in names)
     return (*repeats, vendor.phase(data), number_of(look("InstanceNumber")) or 0.0)
-
-
-def _record(data: Dataset) -> dict[str, float | str]:
-    """Age (over 89 is 90), sex, weight and height, where the header has them (FORMATS: "Facts")."""
-    made: dict[str, float | str] = {}
-    age = str(data.get("PatientAge") or "")
-    if len(age) == 4 and age[:3].isdigit() and age[:3] != "000" and age[3] in "DWMY":
-        years = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}[age[3]] * int(age[:3])
-        made["age_years"] = min(90.0, round(years, 2))
-    if str(data.get("PatientSex") or "") in ("F", "M", "O"):
-        made["sex"] = str(data.PatientSex)
-    for field_name, name, low, high in (
-        ("weight_kg", "PatientWeight", 0.2, 400),
-        ("height_m", "PatientSize", 0.2, 2.5),
-    ):
-        value = number_of(data.get(name))
-        if value is not None and low <= value <= high:
-            made[field_name] = round(value, 3)
-    return made
-
-
-def plane_of(orientation: tuple[float, ...]) -> str:
-    """axial, coronal or sagittal: the patient axis nearest to the normal; oblique beyond 45° is still named by it."""
-    normal = np.abs(np.cross(orientation[:3], orientation[3:]))
-    return ("sagittal", "coronal", "axial")[int(normal.argmax())]
-
-
-def facts_of(data: Dataset, look, tokens: tuple[str, ...], orientation: tuple[float, ...]) -> dict:
-    """The allow-listed facts: numbers, and codes from closed lists. Free text is parsed, never copied."""
-    facts: dict = {"Modality": "MR", "plane": plane_of(orientation)}
-    kept = [t for t in tokens if t in IMAGE_TYPE_TOKENS]
-    if kept:
-        facts["ImageType"] = kept
-    for name in (
-        "RepetitionTime",
-        "InversionTime",
-        "FlipAngle",
-        "EchoTrainLength",
-        "MagneticFieldStrength",
-        "SliceThickness",
-    ):
-        value = number_of(look(name))
-        if value is not None and (value > 0 or name == "EchoTrainLength"):
-            facts[name] = round(value, 3)
-    echo = number_of(look("EffectiveEchoTime")) or number_of(look("EchoTime"))
-    if echo:
-        facts["EchoTime"] = round(echo, 3)
-    sequence = [s for s in map(str, _several(look("ScanningSequence"))) if s in SEQUENCES]
-    if not sequence:
-        sequence = vendor.scanning_sequence(look)
-    if sequence:
-        facts["ScanningSequence"] = sequence
-    for name, codes in (("MRAcquisitionType", {"2D", "3D"}), ("AcquisitionContrast", IMAGE_TYPE_TOKENS)):
-        value = str(look(name) or "")
-        if value in codes:
-            facts[name] = value
-    words = vendor.words(data)
-    saturated = vendor.fat_saturated(look, words)
-    if saturated is not None:
-        facts["fat_saturated"] = saturated
-    facts["contrast_agent"] = vendor.contrast_agent(data, look, words)
-    if words:
-        facts["described_as"] = sorted(words)
-    return facts

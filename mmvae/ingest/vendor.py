@@ -74,10 +74,9 @@ def _private(data: Dataset, group: int, creator: str, element: int):
         return None if found is None else found.value
 
 
-def _number(value) -> float | None:
-    if isinstance(
-        value, bytes
-    ):  # an unknown VR in an explicit file, or an implicit one: text, or a little-endian number
+def number_of(value) -> float | None:
+    """A finite number, the first of several, or None; also from the bytes of a private element whose VR is unknown."""
+    if isinstance(value, bytes):  # text, or a little-endian number
         text = value.strip(b"\x00 ")
         if re.fullmatch(rb"[-+]?[0-9.eE+-]+(\\.*)?", text):
             value = text.decode("ascii").split("\\")[0]
@@ -93,7 +92,7 @@ def _number(value) -> float | None:
         value = value[0]
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -112,12 +111,12 @@ def b_value(data: Dataset, look: Look) -> float | None:
     tokens = {str(t).upper() for t in (data.get("ImageType") or ())}
     if "ADC" in tokens:
         return None
-    found = _number(look("DiffusionBValue"))
+    found = number_of(look("DiffusionBValue"))
     if found is not None:
         return _sane(found)
     vendor = manufacturer(data)
     if vendor == "siemens" or not vendor:
-        found = _number(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0C))
+        found = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0C))
         if found is None:
             found = _csa_b_value(data)
         if found is None:
@@ -129,20 +128,16 @@ def b_value(data: Dataset, look: Look) -> float | None:
         if found is not None:
             return _sane(found)
     if vendor == "ge":
-        found = _number(_private(data, 0x0043, "GEMS_PARM_01", 0x39))
+        found = number_of(_private(data, 0x0043, "GEMS_PARM_01", 0x39))
         # (0043,1039) is filled in every GE image; only echo-planar ones are diffusion.
         sequence = data.get("ScanningSequence")
         planar = "EP" in ([sequence] if isinstance(sequence, str) else list(sequence or ()))
         return _sane(found % 1e9) if found is not None and planar and _ge_diffusion(data) else None
     if vendor == "philips":
-        found = _number(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
-        return (
-            _sane(found)
-            if found is not None and found >= 0 and "DIFFUSION" in _philips_kind(data, look)
-            else None
-        )
+        found = number_of(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
+        return _sane(found) if found is not None and _philips_diffusion(data, look, found) else None
     if vendor == "uih":
-        return _sane(_number(_private(data, 0x0065, "Image Private Header", 0x09)))
+        return _sane(number_of(_private(data, 0x0065, "Image Private Header", 0x09)))
     if vendor == "toshiba":
         match = re.match(r"\s*b=(\d+)", str(data.get("ImageComments") or ""))
         if match:
@@ -157,7 +152,7 @@ def _sane(value: float | None) -> float | None:
 
 def _ge_diffusion(data: Dataset) -> bool:
     """GE marks diffusion by directions (0019,10E0) or by the name of the sequence."""
-    directions = _number(_private(data, 0x0019, "GEMS_ACQU_01", 0xE0))
+    directions = number_of(_private(data, 0x0019, "GEMS_ACQU_01", 0xE0))
     name = " ".join(str(data.get(n) or "") for n in ("SeriesDescription", "ProtocolName")).lower()
     internal = str(_private(data, 0x0019, "GEMS_ACQU_01", 0x9E) or "").lower()
     return (
@@ -169,16 +164,11 @@ def _ge_diffusion(data: Dataset) -> bool:
     )
 
 
-def _philips_kind(data: Dataset, look: Look) -> set[str]:
-    """DIFFUSION where Philips' private element (2005,1414) or a direction says so, or b-values above 0 do."""
-    value = _number(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
+def _philips_diffusion(data: Dataset, look: Look, b: float) -> bool:
+    """Philips fills its private b-value in other series too: diffusion where it is above 0, or the header says so."""
     name = str(data.get("SeriesDescription") or "").lower()
-    said = (
-        str(look("AcquisitionContrast") or "") == "DIFFUSION"
-        or bool(value)
-        or re.search(r"dwi|dti|diff|adc|\bb\d{2,4}", name)
-    )
-    return {"DIFFUSION"} if said else set()
+    said = str(look("AcquisitionContrast") or "") == "DIFFUSION" or bool(b)
+    return said or bool(re.search(r"dwi|dti|diff|adc|\bb\d{2,4}", name))
 
 
 def _csa(data: Dataset) -> Mapping | None:
@@ -209,7 +199,7 @@ def _csa_b_value(data: Dataset) -> float | None:
 def mosaic(data: Dataset) -> tuple[int, tuple[float, ...] | None]:
     """Number of slices in a Siemens mosaic and the direction in which they follow, where the CSA header says it."""
     tags = _csa(data)
-    count = _number(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0A))
+    count = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0A))
     normal = None
     if tags:
         given = _csa_number(tags, "NumberOfImagesInMosaic")
@@ -236,11 +226,11 @@ def scaling(data: Dataset, look: Look) -> tuple[float, float]:
 
     Philips: FP = (stored · RS + RI) / (RS · SS) (Chenevert et al. 2014, doi:10.1593/tlo.13811, eq. 2), comparable between phases.
     """
-    slope = _number(look("RescaleSlope"))
-    intercept = _number(look("RescaleIntercept"))
+    slope = number_of(look("RescaleSlope"))
+    intercept = number_of(look("RescaleIntercept"))
     slope, intercept = slope or 1.0, intercept or 0.0
     if manufacturer(data) == "philips":
-        private = _number(look((0x2005, 0x100E)))
+        private = number_of(look((0x2005, 0x100E)))
         if private:
             return 1.0 / private, intercept / (slope * private)
     return slope, intercept
@@ -249,7 +239,7 @@ def scaling(data: Dataset, look: Look) -> tuple[float, float]:
 def phase(data: Dataset) -> float:
     """The vendor's own number of a dynamic phase, or 0."""
     return (
-        _number(_private(data, 0x2001, "Philips Imaging DD 001", 0x81))
+        number_of(_private(data, 0x2001, "Philips Imaging DD 001", 0x81))
         if manufacturer(data) == "philips"
         else None
     ) or 0.0
