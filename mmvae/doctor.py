@@ -56,14 +56,10 @@ def _versions() -> Iterator[Finding]:
 
 
 def _decoders() -> Iterator[Finding]:
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
+    from mmvae.ingest.pixels import decodes
 
     for name, syntax in SYNTAXES.items():
-        try:
-            able = get_decoder(UID(syntax)).is_available
-        except NotImplementedError:
-            able = False
+        able = decodes(syntax)
         yield Finding(
             able,
             f"decoder of {name}",

@@ -59,7 +59,24 @@ def _cleaned(samples: NDArray, pixels: Pixels) -> NDArray:
     if pixels.signed:
         sign = 1 << (stored - 1)
         wide = (wide ^ sign) - sign
-    return wide.astype(np.int16) if wide.size == 0 or (wide.min() >= -32768 and wide.max() <= 32767) else wide
+    return _narrow(wide)
+
+
+def _narrow(plane: NDArray) -> NDArray:
+    """As int16 where every value fits, else as int32."""
+    fits = plane.size == 0 or (plane.min() >= -32768 and plane.max() <= 32767)
+    return plane.astype(np.int16 if fits else np.int32)
+
+
+def decodes(syntax: str) -> bool:
+    """Whether an installed codec reads this transfer syntax; pydicom raises for those that it has no place for."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    try:
+        return bool(get_decoder(UID(syntax)).is_available)
+    except NotImplementedError:
+        return False
 
 
 def _decoded(path: Path, pixels: Pixels) -> list[NDArray]:
@@ -71,15 +88,9 @@ def _decoded(path: Path, pixels: Pixels) -> list[NDArray]:
     except MemoryError:
         raise
     except Exception as error:  # each codec has exceptions of its own
-        known = (
-            "no_decoder"
-            if isinstance(error, NotImplementedError | RuntimeError)
-            and "decode" in str(error).lower()
-            and "plugin" in str(error).lower()
-            else "truncated"
-        )
+        code = "truncated" if decodes(pixels.syntax) else "no_decoder"
         raise Unusable(
-            known, f"the pixels of transfer syntax {pixels.syntax} cannot be decoded ({type(error).__name__})"
+            code, f"the pixels of transfer syntax {pixels.syntax} cannot be decoded ({type(error).__name__})"
         ) from error
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[1:] != (pixels.rows, pixels.columns) or len(array) < pixels.frames:
@@ -95,7 +106,4 @@ def _decoded(path: Path, pixels: Pixels) -> list[NDArray]:
         and pixels.high_bit == pixels.bits_stored - 1
     ):
         array = array & np.array((1 << pixels.bits_stored) - 1, array.dtype)
-    return [
-        plane.astype(np.int16) if plane.min() >= -32768 and plane.max() <= 32767 else plane.astype(np.int32)
-        for plane in array
-    ]
+    return [_narrow(plane) for plane in array]

@@ -135,7 +135,7 @@ def _assemble(series: str, frames: list[Frame]) -> tuple[list[Stack], list[Left]
             whole.append(tuple(volume))
     if not whole:
         return [], left
-    bottom = next(f for f in sorted(frames, key=lambda f: np.dot(_normal(f), f.position)))
+    bottom = min(frames, key=lambda f: np.dot(_normal(f), f.position))
     top = max(frames, key=lambda f: np.dot(_normal(f), f.position))
     row, column = np.array(bottom.orientation[:3]), np.array(bottom.orientation[3:])
     if slots > 1:

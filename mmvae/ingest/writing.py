@@ -141,11 +141,11 @@ def _files_of(frames: Sequence[Frame], task: Task) -> tuple[str, ...]:
     count = {}
     for frame in frames:
         by_file[frame.file].add(frame.number)
-        count[frame.file] = 1 if frame.pixels.frames == 1 else frame.pixels.frames
+        count[frame.file] = frame.pixels.frames
     names = []
     for file, numbers in by_file.items():
         name = task.files[file].name
-        if count[file] == 1 or len(numbers) == count[file]:
+        if len(numbers) == count[file]:
             names.append(name)
         else:
             names += [
