@@ -303,6 +303,24 @@ def test_three_hundred_marks_do_not_leave(marked, tmp_path):
     assert sorted(codes) == ["not_dicom", "truncated"]
 
 
+def test_each_patient_s_own_names_leave_its_report_where_all_files_lie_in_one_folder(source, tmp_path):
+    """The second study of a folder is looked through as the first is: its operator and institution are known to its report."""
+    names = ("Aurelia", "Balthasar")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "reports").mkdir()
+    for name, study in zip(names, sorted((source / "studies").iterdir())):
+        series = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)
+        for path in sorted(series.iterdir()):
+            data = pydicom.dcmread(path)
+            data.AccessionNumber, data.OperatorsName = f"ACC{name}", f"{name}^Operator"
+            data.save_as(tmp_path / "in" / f"{name}{path.name}")
+        (tmp_path / "reports" / f"ACC{name}.txt").write_text(f"A cyst, seen by {name}, not by Nobody.\n")
+    command = ["scan", str(tmp_path / "in"), "--reports", str(tmp_path / "reports"), "--jobs", "1"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    texts = sorted(p.read_text() for p in (tmp_path / "out").rglob("*.txt"))
+    assert texts == ["A cyst, seen by [removed], not by Nobody.\n"] * 2
+
+
 def test_messages_of_a_refused_scan_name_no_identifier(marked, tmp_path, capfd):
     root, _, _ = marked
     (tmp_path / "bad.csv").write_text("case,x_mm,y_mm,z_mm\nZQ000MARK,1,2,far\n")

@@ -87,6 +87,19 @@ class Header:
     points: tuple = ()
 
 
+@dataclass
+class Memory:
+    """What is remembered between the files that one worker reads, so that it is worked out once.
+
+    Args:
+        headers: By all elements that do not vary within a series, the first header that had them.
+        looked: Study and SeriesInstanceUID of which one file was looked through for identifiers.
+    """
+
+    headers: dict[tuple, Header] = field(default_factory=dict)
+    looked: set[tuple[str, str]] = field(default_factory=set)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """pydicom quotes values in its warnings and its log, and a value may be a name: nothing of it is shown."""
@@ -101,10 +114,8 @@ def quiet() -> Iterator[None]:
         log.disabled = before
 
 
-def read_header(path: Path, file: int, whole: bool = True, memory: dict | None = None) -> Header:
-    """The file's header and frames; pixels are not read. With `whole` every element is looked at for identifiers.
-
-    `memory` is kept by the caller between the files of a series: what follows from elements that are the same is worked out once.
+def read_header(path: Path, file: int, memory: Memory | None = None) -> Header:
+    """The file's header and frames; pixels are not read. The first file of each series is looked through for identifiers.
 
     Raises:
         Unusable: with code and sentence, where the file is nothing a case is made of.
@@ -125,7 +136,10 @@ def read_header(path: Path, file: int, whole: bool = True, memory: dict | None =
         raise Unusable("truncated", f"the header cannot be parsed ({type(error).__name__})") from error
     try:
         with quiet():
-            return _header(path, data, file, offset, head, size, whole, {} if memory is None else memory)
+            memory = memory or Memory()
+            made = _header(path, data, file, offset, head, size, memory)
+            memory.looked.add((made.study, made.series))
+            return made
     except Unusable:
         raise
     except RecursionError as error:
@@ -135,12 +149,12 @@ def read_header(path: Path, file: int, whole: bool = True, memory: dict | None =
 
 
 def _header(
-    path: Path, data: Dataset, file: int, offset: int, head: bytes, size: int, whole: bool, memory: dict
+    path: Path, data: Dataset, file: int, offset: int, head: bytes, size: int, memory: Memory
 ) -> Header:
     meta = getattr(data, "file_meta", Dataset())
     same = _same(data, meta)
-    if same in memory:
-        return _again(memory[same], data, file, offset, head, size, whole)
+    if same in memory.headers:
+        return _again(memory.headers[same], data, file, offset, head, size)
     kind = str(data.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     if kind == "1.2.840.10008.1.3.10":
         raise Unusable("not_image", _directory(path, data))
@@ -154,7 +168,8 @@ def _header(
             "PatientID",
         )
     }
-    identity = vendor.identifiers_of(data) if whole else set()
+    place = ids["StudyInstanceUID"], ids["SeriesInstanceUID"]
+    identity = set() if all(place) and place in memory.looked else vendor.identifiers_of(data)
     modality = str(data.get("Modality") or "")
     common = (
         file,
@@ -181,13 +196,11 @@ def _header(
     pixels = _pixels(data, meta, frames, offset, head, size)
     made = Header(*common, frames=tuple(_frames(data, file, pixels)), record=record)
     if len(made.frames) == 1:
-        memory[same] = made
+        memory.headers[same] = made
     return made
 
 
-def _again(
-    known: Header, data: Dataset, file: int, offset: int, head: bytes, size: int, whole: bool
-) -> Header:
+def _again(known: Header, data: Dataset, file: int, offset: int, head: bytes, size: int) -> Header:
     """The header of a file that differs from a known one in position, time and number only."""
     frame = known.frames[0]
     position = _numbers(data.get("ImagePositionPatient"), 3)
@@ -205,10 +218,8 @@ def _again(
         time_s=_time(data.get),
         order=_order(data, data.get),
     )
-    names = frozenset(vendor.identifiers_of(data)) if whole else frozenset()
-    return replace(
-        known, file=file, instance=str(data.get("SOPInstanceUID") or ""), identifiers=names, frames=(frame,)
-    )
+    instance = str(data.get("SOPInstanceUID") or "")
+    return replace(known, file=file, instance=instance, identifiers=frozenset(), frames=(frame,))
 
 
 def _directory(path: Path, data: Dataset) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +110,15 @@ class Vault:
             )
         finally:
             os.umask(previous)
+
+
+def spellings(identifier: str) -> Iterator[str]:
+    """An identifier as it stands, and the parts of a name (PS3.5 6.2: components by ^, groups by =), given name first too."""
+    yield identifier
+    parts = [p for p in re.split(r"[\^=\\]", identifier) if len(p.strip()) >= 3]
+    yield from parts
+    if len(parts) > 1:
+        yield f"{parts[1]} {parts[0]}"
 
 
 def without_identifiers(text: str, identifiers: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmvae.ingest.dicom import Header, read_header
+from mmvae.ingest.dicom import Header, Memory, read_header
 from mmvae.ingest.pixels import read_frames
 from mmvae.ingest.skipped import Unusable
 
@@ -22,13 +22,10 @@ class SourceFile:
 def inspect(files: Sequence[SourceFile]) -> list[Header | tuple[int, str, str]]:
     """Each file's header, its pixels decoded once where a codec is needed; or number, code and sentence."""
     made: list[Header | tuple[int, str, str]] = []
-    looked: set[Path] = set()
-    memory: dict = {}
+    memory = Memory()
     for one in files:
         try:
-            # Identifiers are the same throughout a series: one file a folder, and each that stands alone, is looked through.
-            header = read_header(one.path, one.number, one.path.parent not in looked, memory)
-            looked.add(one.path.parent)
+            header = read_header(one.path, one.number, memory)
             if header.frames and header.frames[0].pixels.offset is None:
                 read_frames(one.path, list(header.frames[:1]))
             made.append(header)

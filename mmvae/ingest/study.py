@@ -22,7 +22,7 @@ from mmvae.ingest.mapping import Map, read_map, read_table
 from mmvae.ingest.skipped import Skipped
 from mmvae.ingest.table import field_types, with_words, words_card
 from mmvae.ingest.workers import Failed, supervised
-from mmvae.ingest.writing import Task, Written, load_headers, write_study
+from mmvae.ingest.writing import Task, Written, write_study
 
 # PatientIDs that name nobody: the study then counts as the patient.
 NOBODY = re.compile(
@@ -44,10 +44,10 @@ DEIDENTIFICATION = ("113100", "113105", "113107", "113108")
 
 @dataclass
 class _Study:
-    """What is remembered of a study between its files: names for the vault, counts, and where its headers were put."""
+    """What is remembered of a study between its files: names for the vault, its files, and where its headers were put."""
 
-    uid: str
     spool: Path
+    files: list[int] = field(default_factory=list)
     patients: set[str] = field(default_factory=set)
     accessions: set[str] = field(default_factory=set)
     first: str = "~"
@@ -114,15 +114,17 @@ def _read_all(
             for one, made in zip(group, answer):
                 next(bar, None)
                 if isinstance(made, Header):
-                    by_study[made.study or f"file {one.relative}"].append(made)
-                    study = studies.setdefault(made.study or f"file {one.relative}", _Study(made.study, work))
+                    uid = made.study or f"file {one.relative}"
+                    by_study[uid].append(made)
+                    name = hashlib.sha256(uid.encode()).hexdigest()[:24]
+                    study = studies.setdefault(uid, _Study(work / f"{name}.headers"))
+                    study.files.append(made.file)
                     study.patients.add(made.patient)
                     study.accessions.add(made.accession)
                     study.first = min(study.first, one.relative)
                 else:
                     lost.append(made)
             for uid, headers in by_study.items():
-                studies[uid].spool = work / (hashlib.sha256(uid.encode()).hexdigest()[:24] + ".headers")
                 with studies[uid].spool.open("ab") as stream:
                     pickle.dump(headers, stream)
         todo, alone = alone, []
@@ -254,9 +256,12 @@ def _scan(
     by_number = {one.number: one for one in files}
     skipped = [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
     notes: list[str] = []
-    tasks = _tasks(studies, by_number, vault, work, beside, notes)
-    written = dict(_write_all(tasks, done, jobs, progress))
-    rows = {uid: _row(studies[uid], task, table, mapping) for uid, task in tasks.items()}
+    patient_of = _patients(studies, vault)
+    tasks = _tasks(studies, patient_of, by_number, vault, work, beside, notes)
+    written, rows = {}, {}
+    for uid, made in _write_all(tasks, done, jobs, progress):
+        rows[uid] = _row(studies[uid], made.identifiers, table, mapping)
+        written[uid] = replace(made, identifiers=())
     types = field_types(mapping, [row for row in rows.values() if row]) if mapping and table else {}
     cases, first = [], {}
     used: set[str] = set()
@@ -271,7 +276,7 @@ def _scan(
         if not made.assets:
             shutil.rmtree(work / "cases" / task.case_id, ignore_errors=True)
             continue
-        patient = _patient(uid, study, studies, vault)
+        patient = patient_of[uid]
         names = [task.case_id, *sorted(study.patients | study.accessions)]
         row = rows[uid]
         used |= {n for n in names if n in table}
@@ -326,30 +331,34 @@ def _assigned(asset: Asset, made: Written, override: Mapping[str, str]) -> Asset
     return reassigned(asset, override, names)
 
 
-def _row(study: _Study, task: Task, table: Mapping, mapping: Map | None) -> dict[str, str] | None:
+def _row(
+    study: _Study, identifiers: Sequence[str], table: Mapping, mapping: Map | None
+) -> dict[str, str] | None:
     """The study's row of the records, without the identifiers that its headers hold."""
     row = next((table[n] for n in sorted(study.patients | study.accessions) if n and n in table), None)
     if row is None or mapping is None:
         return None
     return {
-        column: without_identifiers(cell or "", task.identifiers)
+        column: without_identifiers(cell or "", identifiers)
         for column, cell in row.items()
         if column != mapping.key
     }
 
 
-def _patient(uid: str, study: _Study, studies: Mapping[str, _Study], vault: Vault) -> str:
-    """The pseudonym of the study's PatientID; the study's own where that names nobody or several."""
-    if len(study.patients) != 1:
-        return vault.patient(f"study {uid}")
-    (name,) = study.patients
-    if NOBODY.fullmatch(name.strip()) or sum(name in s.patients for s in studies.values()) > MANY_STUDIES:
-        return vault.patient(f"study {uid}")
-    return vault.patient(name)
+def _patients(studies: Mapping[str, _Study], vault: Vault) -> dict[str, str]:
+    """By study the pseudonym of its PatientID; the study's own where that names nobody, several, or too many studies."""
+    shared = Counter(name for study in studies.values() for name in study.patients)
+    made = {}
+    for uid, study in studies.items():
+        name = next(iter(study.patients)) if len(study.patients) == 1 else ""
+        alone = NOBODY.fullmatch(name.strip()) or shared[name] > MANY_STUDIES
+        made[uid] = vault.patient(f"study {uid}" if alone else name)
+    return made
 
 
 def _tasks(
     studies: Mapping[str, _Study],
+    patient_of: Mapping[str, str],
     files: Mapping[int, SourceFile],
     vault: Vault,
     work: Path,
@@ -367,13 +376,6 @@ def _tasks(
         notes.append(f"{nobody} studies have a PatientID that names nobody; each counts as a patient")
     tasks = {}
     for uid, study in studies.items():
-        here = load_headers(study.spool)
-        identifiers = {
-            v
-            for h in here
-            for name in (*h.identifiers, h.patient, h.accession, h.study)
-            for v in _spellings(name)
-        }
         words = []
         if beside.reports is not None and beside.reports.is_file():
             words.append((beside.reports, vault.file(beside.reports.name)))
@@ -386,21 +388,10 @@ def _tasks(
             there = [path for n in named if (path := beside.reports / f"{n}.txt").is_file()]
             words += [(path, vault.file(f"reports/{path.name}")) for path in there]
         case_id = vault.case(uid)
-        who = vault.known["patients"][_patient(uid, study, studies, vault)]
-        tasks[uid] = Task(
-            study.spool, work, case_id, {h.file: files[h.file] for h in here}, tuple(sorted(identifiers)), vault.shift_days(who),
-            tuple(words), vault.key,
-        )  # fmt: skip
+        shift = vault.shift_days(vault.known["patients"][patient_of[uid]])
+        here = {number: files[number] for number in study.files}
+        tasks[uid] = Task(study.spool, work, case_id, here, shift, tuple(words), vault.key)
     return tasks
-
-
-def _spellings(value: str) -> Iterator[str]:
-    """An identifier as it stands, the parts of a name (PS3.5 6.2: components by ^, groups by =), and a date's other forms."""
-    yield value
-    parts = [p for p in re.split(r"[\^=\\]", value) if len(p.strip()) >= 3]
-    yield from parts
-    if len(parts) > 1:
-        yield f"{parts[1]} {parts[0]}"
 
 
 def _write_all(

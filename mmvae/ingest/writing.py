@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from mmvae.case import Asset
 from mmvae.ingest.dicom import Frame, Header
-from mmvae.ingest.identity import pseudonym, shifted_dates, without_identifiers, without_naming_lines
+from mmvae.ingest.identity import (
+    pseudonym,
+    shifted_dates,
+    spellings,
+    without_identifiers,
+    without_naming_lines,
+)
 from mmvae.ingest.inspect import SourceFile
 from mmvae.ingest.nifti import write_nifti
 from mmvae.ingest.pixels import read_frames
@@ -29,7 +35,6 @@ class Task:
     root: Path
     case_id: str
     files: Mapping[int, SourceFile]
-    identifiers: tuple[str, ...]
     shift_days: int
     reports: tuple[tuple[Path, str], ...]
     key: bytes
@@ -37,7 +42,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a study."""
+    """What came of a study; `identifiers` are what its headers hold, for cleaning words that stand elsewhere."""
 
     assets: tuple[Asset, ...]
     centres: Mapping[str, tuple[float, float, float]]
@@ -46,9 +51,10 @@ class Written:
     skipped: tuple[Skipped, ...]
     series: Mapping[str, str] = field(default_factory=dict)
     many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    identifiers: tuple[str, ...] = ()
 
 
-def load_headers(spool: Path) -> list[Header]:
+def _load_headers(spool: Path) -> list[Header]:
     headers = []
     with spool.open("rb") as stream:
         while True:
@@ -173,7 +179,10 @@ def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
 
 def write_study(task: Task) -> Written:
     """The study's stacks as NIfTI and its words as text, in the case's folder."""
-    headers, skipped = _without_duplicates(load_headers(task.spool), task)
+    every = _load_headers(task.spool)
+    held = {name for h in every for name in (*h.identifiers, h.patient, h.accession, h.study)}
+    identifiers = tuple(sorted({spelt for name in held for spelt in spellings(name)}))
+    headers, skipped = _without_duplicates(every, task)
     folder = task.root / "cases" / task.case_id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -210,7 +219,7 @@ def write_study(task: Task) -> Written:
     texts = [(h.text, (task.files[h.file].name,)) for h in headers if h.text]
     texts += [(path.read_text(encoding="utf-8", errors="replace"), (name,)) for path, name in task.reports]
     for text, files in texts:
-        clean = without_identifiers(without_naming_lines(text), task.identifiers)
+        clean = without_identifiers(without_naming_lines(text), identifiers)
         clean = shifted_dates(clean, task.shift_days).strip() + "\n"
         uri = f"cases/{task.case_id}/{len(assets)}.txt"
         (task.root / uri).write_text(clean, encoding="utf-8")
@@ -221,4 +230,4 @@ def write_study(task: Task) -> Written:
     points = tuple(p for h in headers for p in h.points)
     used = "the points that it marks became the case's lesions; it holds no image"
     skipped += [Skipped(task.files[h.file].name, "not_image", used) for h in headers if h.points]
-    return Written(tuple(assets), centres, record, points, tuple(skipped), behind, many)
+    return Written(tuple(assets), centres, record, points, tuple(skipped), behind, many, identifiers)
