@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -110,20 +111,26 @@ def resample(
     return torch.where(inside, to(image).data.float(), 0), inside
 
 
+@lru_cache(4)  # a case's series mostly share one grid, and always one motion
+def _origins(
+    motion: Motion, shape: tuple[int, ...], spacing_mm: tuple[float, ...]
+) -> Float[Tensor, "1 i j k 3"]:
+    """Where each voxel of a moved grid came from, in the units of `grid_sample`."""
+    # Sampling pulls: each output voxel asks where it came from, hence the inverse.
+    back = torch.linalg.inv(motion.matrix())
+    # Half extents in LPS order x y z.
+    size = torch.tensor([(n * s) / 2 for n, s in zip(shape, spacing_mm)]).flip(0)
+    theta = back[:3].clone()
+    theta[:, :3] = theta[:, :3] * size[None, :] / size[:, None]
+    theta[:, 3] = theta[:, 3] / size
+    return nn.functional.affine_grid(theta[None], [1, 1, *shape], align_corners=False)
+
+
 def move(seen: Observation, motion: Motion, spacing_mm: Sequence[float]) -> Observation:
     """A volume (C, i, j, k) under a motion about the grid's centre; what comes from outside is masked."""
     if motion == Motion():
         return seen
-    shape = seen.value.shape[1:]
-    # Sampling pulls: each output voxel asks where it came from, hence the inverse.
-    back = torch.linalg.inv(motion.matrix())
-    size = torch.tensor([(n * s) / 2 for n, s in zip(shape, spacing_mm)]).flip(
-        0
-    )  # half extents, LPS order x y z
-    theta = back[:3].clone()
-    theta[:, :3] = theta[:, :3] * size[None, :] / size[:, None]
-    theta[:, 3] = theta[:, 3] / size
-    grid = nn.functional.affine_grid(theta[None], [1, 1, *shape], align_corners=False)
+    grid = _origins(motion, tuple(seen.value.shape[1:]), tuple(spacing_mm))
     # Channels mostly share one mask; it is then moved once.
     measured = seen.mask[:1] if (seen.mask == seen.mask[:1]).all() else seen.mask
     both = torch.cat([torch.where(seen.mask, seen.value, 0), measured.float()])[None]

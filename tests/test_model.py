@@ -74,13 +74,13 @@ def test_weights_of_one_give_the_exact_bound_and_balanced_divides_by_the_values(
 def test_some_role_is_always_visible_and_the_draw_is_keyed_by_case_and_epoch(cohort):
     model = build(cohort, visible={"t2": 0.05, "clinical": 0.05, "terms": 0.05})
     batch = batch_of(cohort, model)
-    visible, noise = model.draw(batch, 1, training=True)
-    assert visible.any(1).all()
-    assert not (visible & ~batch.present).any()
+    drawn = model.draw(batch, 1, training=True)
+    assert drawn.visible.any(1).all()
+    assert not (drawn.visible & ~batch.present).any()
     half = Batch(batch.observations, batch.present[3:], batch.case_ids[3:])
-    again, same_noise = model.draw(half, 1, training=True)
-    assert torch.equal(visible[3:], again)
-    assert torch.equal(noise[3:], same_noise)
+    again = model.draw(half, 1, training=True)
+    assert torch.equal(drawn.visible[3:], again.visible)
+    assert torch.equal(drawn.noise[3:], again.noise)
 
 
 def test_one_batch_can_be_learnt_by_heart(cohort):
