@@ -277,10 +277,15 @@ def plain_case(case: Case) -> dict:
     return plain
 
 
+def cases_jsonl(cases: Iterable[Case]) -> str:
+    """The text of cases.jsonl: one case a line."""
+    lines = (json.dumps(plain_case(case), allow_nan=False, ensure_ascii=False) + "\n" for case in cases)
+    return "".join(lines)
+
+
 def write_cohort(root: Path, card: Card, cases: Sequence[Case], splits: Splits | None) -> None:
     """Writes card, cases and splits into a folder that already holds `cases/`."""
-    dump = lambda value: json.dumps(value, allow_nan=False, ensure_ascii=False)  # noqa: E731
-    (root / "cases.jsonl").write_text("".join(dump(plain_case(case)) + "\n" for case in cases))
+    (root / "cases.jsonl").write_text(cases_jsonl(cases))
     (root / "card.json").write_text(
         json.dumps(asdict(card), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
     )

@@ -1,13 +1,12 @@
 """Facts → kind: the best claim of all installed modalities above a threshold, the runner-up kept."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from mmvae.case import Asset, Cohort, InputError, plain_case, write_atomically
+from mmvae.case import Asset, Cohort, InputError, cases_jsonl, write_atomically
 from mmvae.discovery import load_all
 from mmvae.modality import Modality
 
@@ -106,8 +105,5 @@ def assign_cohort(root: Path, override: Path | None = None) -> tuple[int, int]:
         changed += sum(a.kind != b.kind for a, b in zip(case.assets, assets))
         unknown += sum(a.kind is None for a in assets)
         cases.append(replace(case, assets=assets))
-    lines = "".join(
-        json.dumps(plain_case(case), allow_nan=False, ensure_ascii=False) + "\n" for case in cases
-    )
-    write_atomically(root / "cases.jsonl", lines.encode())
+    write_atomically(root / "cases.jsonl", cases_jsonl(cases).encode())
     return changed, unknown

@@ -4,7 +4,7 @@ import csv
 import math
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -47,24 +47,24 @@ class Map:
     """A MAP file as read; see FORMATS.md for its fields."""
 
     key: str
-    case: str
-    patient: str
-    assets: tuple[AssetRule, ...]
-    record: Mapping[str, Mapping] | None
-    every_other_column: bool
-    labels: Mapping[str, str]
-    label_source: Mapping[str, str]
-    terms: tuple[str, ...]
-    lesion: Mapping[str, str] | None
-    reference: tuple[str, ...]
-    relevance: tuple[Mapping, ...]
-    answers: Mapping | None
-    name: str | None
+    case: str = ""
+    patient: str = ""
+    assets: tuple[AssetRule, ...] = ()
+    record: Mapping[str, Mapping] | None = None
+    every_other_column: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    label_source: Mapping[str, str] = field(default_factory=dict)
+    terms: tuple[str, ...] = ()
+    lesion: Mapping[str, str] | None = None
+    reference: tuple[str, ...] = ()
+    relevance: tuple[Mapping, ...] = ()
+    answers: Mapping | None = None
+    name: str | None = None
 
     def columns(self) -> set[str]:
         """Every column that the MAP names."""
         templates = [self.case, self.patient, *(rule.file for rule in self.assets)]
-        named = {field for t in templates for _, field, _, _ in string.Formatter().parse(t) if field}
+        named = {name for t in templates for _, name, _, _ in string.Formatter().parse(t) if name}
         named |= {self.key, *self.labels.values(), *self.terms, *(self.lesion or {}).values()}
         return named | {entry["column"] for entry in (self.record or {}).values()}
 
@@ -92,10 +92,10 @@ def read_map(path: Path) -> Map:
         raise InputError(f"--map {path.name}: the field 'key' is missing")
     rules = []
     for number, asset in enumerate(plain.get("assets") or ()):
-        for field in ("kind", "file"):
-            if not isinstance(asset.get(field), str):
+        for name in ("kind", "file"):
+            if not isinstance(asset.get(name), str):
                 raise InputError(
-                    f"--map {path.name}: assets[{number}].{field} is {asset.get(field)!r}, expected text"
+                    f"--map {path.name}: assets[{number}].{name} is {asset.get(name)!r}, expected text"
                 )
         spacing = asset.get("spacing_mm")
         if spacing is not None and not (

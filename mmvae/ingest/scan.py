@@ -1,7 +1,6 @@
 """A source led by a table → a cohort folder, and a list of what was skipped, and why."""
 
 import hashlib
-import json
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from mmvae.ingest.files import read_signal, read_volume
 from mmvae.ingest.identity import Vault, vault_path, without_identifiers
 from mmvae.ingest.mapping import AssetRule, Map, read_map, read_table, value_of
 from mmvae.ingest.nifti import write_nifti
-from mmvae.ingest.skipped import Skipped, Unusable
+from mmvae.ingest.skipped import Skipped, Unusable, write_skipped
 from mmvae.ingest.table import field_types, with_words, words_card
 
 
@@ -180,11 +179,7 @@ def scan_table(
             nifti = any(r.file.split("#")[0].endswith((".nii", ".nii.gz")) for r in mapping.assets)
             kind = "nifti" if nifti else "table"
             write_cohort(beside, words_card(mapping, cases, types, kind), cases, drawn)
-            lines = [
-                json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n"
-                for s in skipped
-            ]
-            (beside / "skipped.jsonl").write_text("".join(lines))
+            write_skipped(beside, skipped)
             vault.save()
             beside.rename(out)
     finally:

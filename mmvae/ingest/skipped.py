@@ -1,6 +1,9 @@
 """What is left out of a cohort, and why: a closed list of codes, and a sentence for each file."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 # The closed list of reasons for which a file is left out; a sentence with the violated condition stands beside each.
 SKIP_CODES = {
@@ -27,6 +30,15 @@ class Skipped:
     file: str
     code: str
     reason: str
+
+
+def write_skipped(root: Path, skipped: Iterable[Skipped]) -> None:
+    """skipped.jsonl of a cohort, sorted by F."""
+    lines = (
+        json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n"
+        for s in sorted(skipped, key=lambda s: (s.file, s.code))
+    )
+    (root / "skipped.jsonl").write_text("".join(lines))
 
 
 class Unusable(Exception):

@@ -1,7 +1,6 @@
 """DICOM studies → a cohort folder: every file is accounted for once, and a broken one costs itself."""
 
 import hashlib
-import json
 import pickle
 import re
 import shutil
@@ -19,7 +18,7 @@ from mmvae.ingest.dicom import Header
 from mmvae.ingest.identity import Vault, vault_path, without_identifiers
 from mmvae.ingest.inspect import SourceFile, inspect
 from mmvae.ingest.mapping import Map, read_map, read_table
-from mmvae.ingest.skipped import Skipped
+from mmvae.ingest.skipped import Skipped, write_skipped
 from mmvae.ingest.table import field_types, with_words, words_card
 from mmvae.ingest.workers import Failed, supervised
 from mmvae.ingest.writing import Task, Written, write_study
@@ -206,7 +205,7 @@ def _words(records: Path | None, map_path: Path | None) -> tuple[Map | None, dic
     else:
         rows = read_table(records, set())
         key = next(iter(rows[0]))
-        mapping = Map(key, "", "", (), None, True, {}, {}, (), None, (), (), None, None)
+        mapping = Map(key, every_other_column=True)
     made: dict[str, dict[str, str]] = {}
     for line, row in enumerate(rows, 2):
         name = (row.get(mapping.key) or "").strip()
@@ -297,7 +296,7 @@ def _scan(
             name: spec for name, spec in HEADER_FIELDS.items() if any(name in case.record for case in cases)
         }
         card = words_card(
-            mapping or Map("", "", "", (), {}, False, {}, {}, (), None, (), (), None, None),
+            mapping or Map("", record={}),
             cases,
             types,
             "dicom",
@@ -318,11 +317,7 @@ def _scan(
             cases,
             draw_splits(patients, *drawing) if len(patients) > 2 or drawing[0] or drawing[1] else None,
         )
-        lines = [
-            json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n"
-            for s in sorted(skipped, key=lambda s: (s.file, s.code))
-        ]
-        (work / "skipped.jsonl").write_text("".join(lines))
+        write_skipped(work, skipped)
     return Scanned(len(cases), tuple(skipped), tuple(notes))
 
 

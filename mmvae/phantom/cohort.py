@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -38,12 +38,30 @@ def pseudonym(prefix: str, seed: int, number: int) -> str:
     return prefix + hashlib.sha256(f"phantom {prefix} {seed} {number}".encode()).hexdigest()[:10]
 
 
-def group_of(patient: Patient) -> str:
-    """The label behind gain 1: malignant, benign with solid tissue, or benign without (one case each, so never equal)."""
+def labels_of(patient: Patient) -> dict[str, str | int]:
+    """Histology, O-RADS score and, behind gain 1, the group: malignant, or benign with solid tissue; none for the others."""
+    labels = {"histology": patient.histology, "orads": patient.orads}
     if malignant(patient.histology) == "malignant":
-        return "malignant"
+        return labels | {"group": "malignant"}
     solid = patient.findings.solid != "none" or patient.findings.papillae != "none"
-    return "benign with solid tissue" if solid else f"benign without {patient.number}"
+    return labels | ({"group": "benign with solid tissue"} if solid else {})
+
+
+def words_about(patient: Patient, side: str) -> tuple[tuple[str, ...], str | None]:
+    """A patient's terms and report, None where it is missing: the same in every form the patient is written in."""
+    rng = np.random.default_rng([patient.rng_seed % 2**32, 4])
+    seen = reading(patient, rng)
+    terms = tuple(terms_of(seen, rng))
+    text = report_of(seen, side, rng) + "\n"
+    return terms, text if rng.random() >= parameters()["missing"]["report"] else None
+
+
+def written(write: Callable, patients: Sequence[Patient], jobs: int, progress: Callable) -> list:
+    """`write(patient)` of each, in their order, by so many processes."""
+    if jobs == 1:
+        return list(progress(map(write, patients), len(patients)))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return list(progress(pool.map(write, patients, chunksize=4), len(patients)))
 
 
 def write_case(patient: Patient, seed: int, root: Path, protocol: str) -> Case:
@@ -52,7 +70,6 @@ def write_case(patient: Patient, seed: int, root: Path, protocol: str) -> Case:
     folder = root / "cases" / case_id
     folder.mkdir(parents=True)
     exam = examine(patient, protocol)
-    rng = np.random.default_rng([patient.rng_seed % 2**32, 4])
     assets = []
     for number, series in enumerate(exam.series):
         volume = np.moveaxis(series.volumes, 0, -1).transpose(2, 1, 0, 3)  # (x, y, z, n)
@@ -61,17 +78,12 @@ def write_case(patient: Patient, seed: int, root: Path, protocol: str) -> Case:
         digest = write_nifti(root / uri, volume, series.affine)
         facts = {**series.facts, "voxels": int(volume.size)}
         assets.append(Asset("volume", uri, digest, KIND[series.role], 1.0, None, facts, ()))
-    seen = reading(patient, rng)
-    terms = tuple(terms_of(seen, rng))
-    text = report_of(seen, exam.side, rng)
-    if rng.random() >= parameters()["missing"]["report"]:
+    terms, text = words_about(patient, exam.side)
+    if text is not None:
         uri = f"cases/{case_id}/report.txt"
-        (root / uri).write_text(text + "\n")
-        assets.append(Asset("text", uri, hashlib.sha256((text + "\n").encode()).hexdigest(), "report", 1.0))
-    labels = {"histology": patient.histology, "orads": patient.orads}
-    group = group_of(patient)
-    if not group.startswith("benign without"):
-        labels["group"] = group
+        (root / uri).write_text(text)
+        assets.append(Asset("text", uri, hashlib.sha256(text.encode()).hexdigest(), "report", 1.0))
+    labels = labels_of(patient)
     return Case(
         case_id,
         pseudonym("p", seed, patient.number),
@@ -115,12 +127,8 @@ def write_phantom_cohort(
     beside.mkdir(parents=True)
     try:
         write = partial(write_case, seed=seed, root=beside, protocol=protocol)
-        if jobs > 1:
-            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-                written = list(progress(pool.map(write, patients, chunksize=4), cases))
-        else:
-            written = list(progress(map(write, patients), cases))
-        names = [case.patient for case in written]
+        made = written(write, patients, jobs, progress)
+        names = [case.patient for case in made]
         a, b = sizes[0], sizes[0] + sizes[1]
         split = Split(tuple(names[:a]), tuple(names[a:b]), tuple(names[b : b + sizes[2]]))
         card = Card(
@@ -134,7 +142,7 @@ def write_phantom_cohort(
             relevance=RELEVANCE,
             phantom=phantom_hash(),
         )
-        write_cohort(beside, card, written, Splits((split,), seed=seed))
+        write_cohort(beside, card, made, Splits((split,), seed=seed))
         (beside / "skipped.jsonl").write_text("")
         beside.rename(out)
     except BaseException:

@@ -4,9 +4,7 @@ import csv
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,9 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mmvae.case import InputError
-from mmvae.phantom.cohort import FIELDS, RELEVANCE, group_of, pseudonym
-from mmvae.phantom.patient import Patient, parameters, population
+from mmvae.phantom.cohort import FIELDS, RELEVANCE, labels_of, pseudonym, words_about, written
+from mmvae.phantom.patient import Patient, population
 from mmvae.phantom.scanner import Examination, Series, examine
-from mmvae.phantom.words import reading, report_of, terms_of
 
 MR_IMAGE, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 VENDOR = {
@@ -415,16 +412,11 @@ def write_study(patient: Patient, seed: int, root: Path, protocol: str) -> Mappi
     study = _Study(patient, seed, exam, root / "studies" / name)
     for series in exam.series:
         study.write(series)
-    rng = np.random.default_rng([patient.rng_seed % 2**32, 4])
-    seen = reading(patient, rng)
-    terms = terms_of(seen, rng)
-    text = report_of(seen, exam.side, rng)
-    if rng.random() >= parameters()["missing"]["report"]:
-        (root / "reports" / f"{study.common.AccessionNumber}.txt").write_text(text + "\n")
-    group = group_of(patient)
+    terms, text = words_about(patient, exam.side)
+    if text is not None:
+        (root / "reports" / f"{study.common.AccessionNumber}.txt").write_text(text)
     return {
-        "PatientID": name, **patient.record, "histology": patient.histology, "orads": patient.orads,
-        "group": "" if group.startswith("benign without") else group, "terms": ";".join(terms),
+        "PatientID": name, **patient.record, **labels_of(patient), "terms": ";".join(terms),
         "x_mm": exam.lesion_mm[0], "y_mm": exam.lesion_mm[1], "z_mm": exam.lesion_mm[2],
     }  # fmt: skip
 
@@ -446,11 +438,7 @@ def write_phantom_studies(
             partial(write_study, seed=seed, root=beside, protocol=protocol),
             population(cases, seed, prevalence),
         )
-        if jobs > 1:
-            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-                rows = list(progress(pool.map(write, patients, chunksize=4), cases))
-        else:
-            rows = list(progress(map(write, patients), cases))
+        rows = written(write, patients, jobs, progress)
         columns = ["PatientID", *FIELDS, *LABELS, "terms"]
         for name, header in (("records.csv", columns), ("lesions.csv", ["case", "x_mm", "y_mm", "z_mm"])):
             with (beside / name).open("w", newline="") as stream:
