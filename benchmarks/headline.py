@@ -7,7 +7,6 @@ python -m benchmarks.headline --seed 2 --work runs/headline2           # the sam
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,37 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import ceiling, neighbours
-from benchmarks.setup import IMAGES, MOTION, SUPERVISION, Budget, modalities, model, train, versions
+from benchmarks.setup import IMAGES, MOTION, PAIR, SUPERVISION, Budget, modalities, model, train
+from benchmarks.table import markdown, table
+from benchmarks.units import GROUP, save
 from mmvae.case import Cohort
 from mmvae.phantom.cohort import write_phantom_cohort
 from mmvae.retrieval.embed import embed
-from mmvae.retrieval.evaluate import Ranking, Side, average, evaluate_fold
-from mmvae.retrieval.metrics import PerPatient, paired, summarise
+from mmvae.retrieval.evaluate import Ranking, Side, evaluate_fold, key_of
+from mmvae.retrieval.metrics import PerPatient, summarise
 
 ROLES = (*IMAGES, "clinical")
-GROUP = "group/images"
-
-
-def save(path: Path, rows: dict[str, PerPatient], extra: dict) -> None:
-    """Per-patient rows of one unit, by rename, so that a kill costs one unit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {
-        key: {"patients": list(r.patients), "value": r.value.tolist(), "chance": r.chance.tolist()}
-        for key, r in rows.items()
-    }
-    beside = path.with_suffix(".writing")
-    beside.write_text(json.dumps({"rows": plain, **extra}))
-    os.replace(beside, path)
-
-
-def load(path: Path) -> tuple[dict[str, PerPatient], dict]:
-    """What `save` wrote."""
-    kept = json.loads(path.read_text())
-    rows = {
-        k: PerPatient(tuple(r["patients"]), np.array(r["value"], float), np.array(r["chance"], float))
-        for k, r in kept.pop("rows").items()
-    }
-    return rows, kept
 
 
 class Bench:
@@ -118,27 +96,24 @@ class Bench:
         rows = evaluate_fold(models, self.cohort, self.split, "unseen", self.relevance)
         return {GROUP: rows["late/full"]}, {}
 
-    def ceiling(self, number: int, seed: int | None = None):
+    def ceiling(self, training: ceiling.Training):
         """One of the trainings that compete for the ceiling, in the space that is best by validation."""
-        from dataclasses import replace
-
-        training = ceiling.GRID[number] if seed is None else replace(ceiling.GRID[number], seed=seed)
+        using = training.using or IMAGES
         made = ceiling.train(model(ROLES, (), training.seed, self.budget), self.cohort, training)
         ranking = Ranking(made.model.fusion, "cosine", self.relevance)
         validation, test = self._side(made.model, "validation"), self._side(made.model, "test")
-        by_space = {s: ceiling.rank(made, ranking, validation, validation, IMAGES, s) for s in ceiling.SPACES}
-        best = max(by_space, key=lambda s: np.nanmean(by_space[s].value[:, 3]))
-        rows = {GROUP: ceiling.rank(made, ranking, test, test, IMAGES, best)}
-        rows["known labels"] = ceiling.rank(made, ranking, test, test, IMAGES, best, known=True)
-        for role in IMAGES:
-            rows[role] = ceiling.rank(made, ranking, test, test, (role,), best)
+        by_space = {s: ceiling.rank(made, ranking, validation, validation, using, s) for s in ceiling.SPACES}
         values = {s: float(np.nanmean(r.value[:, 3])) for s, r in by_space.items()}
-        return rows, {
-            "training": asdict(training),
-            "space": best,
-            "validation": values,
-            "validation_mAP": values[best],
-        }
+        best = max(values, key=values.get)
+        rows = {key_of(using): ceiling.rank(made, ranking, test, test, using, best)}
+        if training.using is None:
+            for role in using:
+                rows[role] = ceiling.rank(made, ranking, test, test, (role,), best)
+            rows[key_of(PAIR)] = ceiling.rank(made, ranking, test, test, PAIR, best)
+        rows[GROUP] = rows[key_of(using)]
+        rows["known labels"] = ceiling.rank(made, ranking, test, test, using, best, known=True)
+        extra = {"training": asdict(training), "space": best, "validation": values}
+        return rows, extra | {"validation_mAP": values[best]}
 
     def knn(self):
         """The k-NN baseline that is best by validation, and the record alone."""
@@ -186,7 +161,8 @@ class Bench:
     def run(self, only: str | None, part: tuple[int, int] = (1, 1)) -> None:
         """All units, what the ruler needs first; part k of n makes every n-th, so that n processes share the work."""
         units: list[tuple[str, Callable]] = [("knn", self.knn)]
-        units += [(f"ceiling-{n}", lambda n=n: self.ceiling(n)) for n in range(len(ceiling.GRID))]
+        units += [(f"ceiling-{n}", lambda t=t: self.ceiling(t)) for n, t in enumerate(ceiling.GRID)]
+        units += [(f"dedicated-{n}", lambda t=t: self.ceiling(t)) for n, t in ceiling.DEDICATED.items()]
         for seed in range(1, self.seeds + 1):
             for name in ("report+findings", "none", "labels", "findings", "report"):
                 units.append((f"{name}-{seed}", lambda n=name, s=seed: self.ours(n, s)))
@@ -206,110 +182,6 @@ class Bench:
 def _two(rows, key):
     row = rows.get(key) or next(iter(rows.values()))
     return row.value, row.chance
-
-
-def table(work: Path) -> list[dict]:
-    """The rows of the headline table from the units made so far: seeds averaged by patient, paired with the default."""
-    units = {path.stem: load(path) for path in sorted((work / "units").glob("*.json"))}
-    cohort = Cohort.load(work / "cohort")
-    made: dict[str, tuple[PerPatient, dict]] = {}
-
-    def put(name: str, parts: list[PerPatient], **extra):
-        if parts:
-            means = [float(np.nanmean(p.value[:, 3])) for p in parts]
-            made[name] = (average(parts), {"seeds": len(parts), "by_seed_mAP": means, **extra})
-
-    seeds = lambda name: [s for s in range(1, 10) if f"{name}-{s}" in units]  # noqa: E731
-    for name in SUPERVISION:
-        parts = [units[f"{name}-{s}"] for s in seeds(name)]
-        extra = (
-            {
-                "validation_mAP": [e["validation_mAP"] for _, e in parts],
-                "config": parts[0][1]["config"],
-                "weights": parts[0][1]["weights"],
-            }
-            if parts
-            else {}
-        )
-        put(f"ours, {name}", [rows[GROUP] for rows, _ in parts], supervision=name, **extra)
-        if name == "report+findings":
-            for key, label in (
-                ("joint/" + GROUP, "archive joint"),
-                ("with_answers/" + GROUP, "archive that knows its reports and terms"),
-            ):
-                put(f"ours, {name}, {label}", [rows[key] for rows, _ in parts], supervision=name)
-            put(
-                "late fusion of this model's experts",
-                [rows["late/" + GROUP] for rows, _ in parts],
-                supervision=name,
-            )
-            for role in IMAGES:
-                put(f"{role} alone, this model", [rows[role] for rows, _ in parts], supervision=name)
-    for role in IMAGES:
-        put(
-            f"{role} alone, own model",
-            [units[f"single-{role}-{s}"][0][GROUP] for s in seeds(f"single-{role}")],
-            supervision="report+findings",
-        )
-    put(
-        "late fusion of separate models",
-        [units[f"late-{s}"][0][GROUP] for s in seeds("late")],
-        supervision="report+findings",
-    )
-    if "knn" in units:
-        rows, extra = units["knn"]
-        put(f"k-NN ({extra['best']})", [rows[GROUP]], supervision="none", validation=extra["validation"])
-        put("record alone, k-NN", [rows["record alone"]], supervision="none")
-    trained = {name: u for name, u in units.items() if name.startswith("ceiling-")}
-    if trained:
-        best = max(trained, key=lambda n: trained[n][1]["validation_mAP"])
-        rows, extra = trained[best]
-        tried = {n: {**u[1]["training"], "validation": u[1]["validation"]} for n, u in trained.items()}
-        put(
-            "supervised ceiling",
-            [rows[GROUP]],
-            supervision="labels",
-            config={**extra["training"], "space": extra["space"]},
-            tried=tried,
-        )
-        put("supervised ceiling against known labels", [rows["known labels"]], supervision="labels")
-    default = made.get("ours, report+findings")
-    out = []
-    for name, (row, extra) in made.items():
-        line = {"row": name, "metrics": {GROUP: summarise(row.value, row.chance)}, **extra}
-        if default is not None and name != "ours, report+findings":
-            line["metrics"][f"paired/default-{name}"] = paired(default[0], row)
-        line |= {
-            "seed": 1,
-            "versions": versions(),
-            "hardware": platform.machine() + f", {os.cpu_count()} cores",
-        }
-        line |= {
-            "splits": cohort.splits.sha256,
-            "phantom": cohort.card.phantom,
-            "config": extra.get("config", {}),
-            "weights": extra.get("weights", {}),
-        }
-        out.append(line)
-    return out
-
-
-def markdown(lines: list[dict]) -> str:
-    """The table for people."""
-    chance = lines[0]["metrics"][GROUP]["mAP"]["chance"]
-    out = [
-        "| row | seeds | mAP (95 %) | P@5 (95 %) | default minus row, mAP |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    out.append(f"| chance | | {chance:.3f} | {lines[0]['metrics'][GROUP]['P@5']['chance']:.3f} | |")
-    span = lambda m: f"{m['value']:.3f} ({m['low']:.3f}–{m['high']:.3f})"  # noqa: E731
-    for line in sorted(lines, key=lambda x: x["metrics"][GROUP]["mAP"]["value"]):
-        difference = next((m["mAP"] for key, m in line["metrics"].items() if key.startswith("paired/")), None)
-        metrics = line["metrics"][GROUP]
-        out.append(
-            f"| {line['row']} | {line['seeds']} | {span(metrics['mAP'])} | {span(metrics['P@5'])} | {span(difference) if difference else ''} |"
-        )
-    return "\n".join(out) + "\n"
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from mmvae.model import MMVAE
 from mmvae.retrieval.monitor import RetrievalMonitor
 
 IMAGES = ("t1", "t1_fs", "t2", "dwi", "contrast")
+PAIR = ("dwi", "t2")  # the pair whose ceiling has a training of its own
 GRID = {"about": "lesion", "shape": (12, 40, 40), "spacing_mm": (7.0, 3.5, 3.5)}
 MOTION = MotionRange(rotation_deg=30.0, translation_mm=5.0, scale=0.15, flip=True)
 SUPERVISION = {

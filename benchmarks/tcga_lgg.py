@@ -17,8 +17,8 @@ from mmvae_mri.structural import FLAIR, T1
 from mmvae_terms import Terms
 
 from benchmarks import neighbours
-from benchmarks.headline import load, save
 from benchmarks.setup import Budget, train, versions
+from benchmarks.units import load, save
 from mmvae.batch import MotionRange
 from mmvae.case import Cohort
 from mmvae.discovery import kind_of

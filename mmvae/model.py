@@ -31,7 +31,7 @@ class Drawn:
 
     Args:
         visible: Which roles the posterior is formed from.
-        share: By how much a role's log-likelihood under this subset counts: 0 is not decoded; the mean over a case's subsets is 1.
+        share: By how much a role's log-likelihood under this subset counts: 0 is not decoded; its expected mean over a case's subsets is 1.
         noise: Standard normal, so many draws as the objective takes.
     """
 
@@ -71,6 +71,8 @@ class MMVAE(LightningModule):
         subsets: How many visible subsets a training step draws of each case. They share one encoding. Answer roles, whose
             decoders are small, are scored under each; every other role under one of them, so often that the expectation
             is the same (the subsampled bound of Wu & Goodman 2018, section 2.2, at the cost of one decoding).
+        scored: Chance that a training step decodes a case's role that is no answer role; its log-likelihood is divided by
+            it, so that the expectation is the same. Below 1 a step is faster, and its gradient noisier.
         groups: Named sets of roles for evaluation and page.
         lr: AdamW's learning rate, with a cosine schedule to a tenth over the run.
         weight_decay: AdamW's.
@@ -87,6 +89,7 @@ class MMVAE(LightningModule):
         weights: dict[str, float | Literal["balanced"]] = {},  # noqa: B006
         visible: dict[str, float] = {},  # noqa: B006
         subsets: int = 1,
+        scored: float = 1.0,
         groups: dict[str, list[str]] = {},  # noqa: B006
         lr: float = 1e-3,
         weight_decay: float = 0.01,
@@ -107,7 +110,10 @@ class MMVAE(LightningModule):
         )
         if subsets < 1:
             raise InputError(f"model.subsets is {subsets}; expected at least 1")
-        self.subsets, self.lr, self.weight_decay, self.seed = subsets, lr, weight_decay, seed
+        if not 0 < scored <= 1:
+            raise InputError(f"model.scored is {scored}; expected a chance above 0 and at most 1")
+        self.subsets, self.scored = subsets, scored
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.distance = "cosine"
         self.data_identity: dict = {}
         self.supervision: dict[str, str] = {}
@@ -266,7 +272,7 @@ class MMVAE(LightningModule):
 
         In a training step each present role is visible by its chance; where none is drawn, one of the present is.
         """
-        epoch, subsets = (self.current_epoch, self.subsets) if training else (-1, 1)
+        epoch, subsets, scored = (self.current_epoch, self.subsets, self.scored) if training else (-1, 1, 1.0)
         chance = torch.tensor([self.visible.get(role, 0.5) for role in self.roles])
         answer = torch.tensor([role in self.answer_roles for role in self.roles])
         visible, share, noise = [], [], []
@@ -279,9 +285,9 @@ class MMVAE(LightningModule):
                     drawn[(fallback if fallback.any() else present.float()).argmax()] = True
                 visible.append(drawn if training else present)
                 noise.append(torch.randn(samples, self.latent_dim, generator=generator))
-            scored = torch.randint(subsets, answer.shape, generator=generator)
-            once = torch.arange(subsets)[:, None] == scored
-            share.append(torch.where(answer, 1.0, subsets * once))
+            once = torch.arange(subsets)[:, None] == torch.randint(subsets, answer.shape, generator=generator)
+            decoded = torch.rand(answer.shape, generator=generator) < scored
+            share.append(torch.where(answer, 1.0, once * decoded * (subsets / scored)))
         device = batch.present.device
         return Drawn(*(x.to(device) for x in (torch.stack(visible), torch.cat(share), torch.stack(noise))))
 
@@ -425,6 +431,7 @@ class MMVAE(LightningModule):
             "weights": self.weights,
             "visible": self.visible,
             "subsets": self.subsets,
+            "scored": self.scored,
             "groups": self.groups,
             "lr": self.lr,
             "weight_decay": self.weight_decay,

@@ -18,6 +18,7 @@ from mmvae.case import InputError
 from mmvae.cli import main
 from mmvae.data import CaseData, CaseDataset
 from mmvae.latent.fusion import MoE, MoPoE, PoE
+from mmvae.latent.gaussian import Gaussian
 from mmvae.latent.objective import ELBO
 from mmvae.model import MMVAE
 
@@ -81,6 +82,38 @@ def test_some_role_is_always_visible_and_the_draw_is_keyed_by_case_and_epoch(coh
     again = model.draw(half, 1, training=True)
     assert torch.equal(drawn.visible[3:], again.visible)
     assert torch.equal(drawn.noise[3:], again.noise)
+
+
+def test_several_subsets_are_the_bound_s_mean_over_them_with_each_role_scored_as_often_as_it_counts(cohort):
+    """By nested loops over cases, subsets and roles; an answer role is scored under each subset, another under one of four."""
+    model = build(cohort, subsets=4, objective=ELBO(0.7, 0))
+    batch = batch_of(cohort, model)
+    drawn = model.draw(batch, 1, training=True)
+    share = drawn.share.unflatten(0, (-1, 4))
+    assert (share.mean(1) == 1).all()
+    assert ((share > 0).sum(1) == torch.tensor([1, 1, 4])).all()
+    assert len({tuple(row.tolist()) for row in drawn.visible}) > 1
+    experts, _ = model.experts(batch)
+    total = 0.0
+    for b in range(len(batch.case_ids)):
+        one = Batch(
+            {role: seen.rows(torch.tensor([b])) for role, seen in batch.observations.items()},
+            batch.present[b : b + 1],
+            batch.case_ids[b : b + 1],
+        )
+        for s in range(4):
+            posterior = model.fusion(
+                Gaussian(experts.mean[b : b + 1], experts.logvar[b : b + 1]),
+                drawn.visible[4 * b + s : 4 * b + s + 1],
+            )
+            z = posterior.components.rsample(drawn.noise[4 * b + s : 4 * b + s + 1])[:, 0]
+            scores = model.log_likelihoods(one, z[None])[0, 0]
+            for m, role in enumerate(model.roles):
+                total += model.weight_of[role] * float(share[b, s, m] * scores[m])
+            total -= 0.7 * float(posterior.components.kl_to_prior().sum())
+    torch.testing.assert_close(
+        model.bound(batch).loss.detach(), torch.tensor(-total / len(drawn.visible)), rtol=1e-4, atol=1e-3
+    )
 
 
 def test_one_batch_can_be_learnt_by_heart(cohort):

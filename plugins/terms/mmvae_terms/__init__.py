@@ -28,6 +28,11 @@ class _Encoder(nn.Module):
         return Gaussian(mean, logvar.clamp(-10, 6))
 
 
+# A sure finding has a logit of ±5, and z has unit scale: weights that begin near 1 / √D would take hundreds of steps to
+# get there, while the encoders learn from blurred answers.
+GAIN = 5.0
+
+
 class _Decoder(nn.Module):
     """Linear: findings organise the latent space along directions, which a deep decoder would be free to fold."""
 
@@ -38,7 +43,7 @@ class _Decoder(nn.Module):
     def forward(self, z: Float[Tensor, "B D"]):
         from pyro.distributions import Bernoulli
 
-        return Bernoulli(logits=self.logits(z).float(), validate_args=False)
+        return Bernoulli(logits=GAIN * self.logits(z).float(), validate_args=False)
 
 
 @dataclass(frozen=True)
