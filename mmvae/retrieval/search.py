@@ -84,18 +84,16 @@ def query_from_folder(
         InputError: where it holds several studies.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        root, names = Path(temporary) / "query", None
+        root = Path(temporary) / "query"
         if report is not None:
-            names = Path(temporary) / "report.txt"
             try:
-                names.write_text(report.read_text(encoding="utf-8"), encoding="utf-8")
+                report.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(
                     f"--report {report.name}: not readable UTF-8 text ({type(error).__name__})"
                 ) from error
-        made = scan_dicom(
-            folder, root, jobs=jobs, vault=Vault(Path(temporary), secrets.token_bytes(32)), reports=names
-        )
+        vault = Vault(Path(temporary), secrets.token_bytes(32))
+        made = scan_dicom(folder, root, jobs=jobs, vault=vault, reports=report)
         if not made.cases:
             why = ", ".join(sorted({s.code for s in made.skipped})) or "no file"
             raise EmptyQuery(

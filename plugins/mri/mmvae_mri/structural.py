@@ -59,21 +59,25 @@ class T1(Structural):
             return 0.0
         if facts.get("weighting") == "t1":
             return 0.8
-        te, tr, flip = facts.get("EchoTime"), facts.get("RepetitionTime"), facts.get("FlipAngle")
         against = ("t2_weighted", "fluid_attenuated", "diffusion", "proton_density", "field_map")
-        if facts.get("AcquisitionContrast") == "T1" and (te is None or te <= 30):
-            return _said(0.85, facts, "t1_weighted", against)
-        if te is None or tr is None:
-            return 0.0
-        if codes(facts, "ScanningSequence") & {"GR", "RM"} or (tr < 15 and te < 6):
-            prepared = 300 <= facts.get("InversionTime", 0) <= 1300
-            spoiled = tr < 15 and te < 6
-            if prepared and te < 8:
-                return _said(0.85, facts, "t1_weighted", against)
-            if spoiled and flip is None:
-                return _said(0.6, facts, "t1_weighted", against)
-            return _said(0.85, facts, "t1_weighted", against) if spoiled and 8 <= flip <= 30 else 0.0
-        return _said(0.9, facts, "t1_weighted", against) if te <= 30 and 100 <= tr <= 900 else 0.0
+        return _said(_t1_weighted(facts), facts, "t1_weighted", against)
+
+
+def _t1_weighted(facts: Mapping) -> float:
+    """How surely the timing gives T1 weighting."""
+    te, tr, flip = facts.get("EchoTime"), facts.get("RepetitionTime"), facts.get("FlipAngle")
+    if facts.get("AcquisitionContrast") == "T1" and (te is None or te <= 30):
+        return 0.85
+    if te is None or tr is None:
+        return 0.0
+    spoiled = tr < 15 and te < 6
+    if codes(facts, "ScanningSequence") & {"GR", "RM"} or spoiled:
+        if 300 <= facts.get("InversionTime", 0) <= 1300 and te < 8:
+            return 0.85
+        if spoiled and flip is None:
+            return 0.6
+        return 0.85 if spoiled and 8 <= flip <= 30 else 0.0
+    return 0.9 if te <= 30 and 100 <= tr <= 900 else 0.0
 
 
 @dataclass(frozen=True)
