@@ -64,7 +64,7 @@ def _decoders() -> Iterator[Finding]:
             able,
             f"decoder of {name}",
             "installed" if able else "none",
-            "" if able else "pip install python-gdcm pylibjpeg-openjpeg pyjpegls",
+            "" if able else "pip install python-gdcm pylibjpeg pylibjpeg-openjpeg pyjpegls",
         )
 
 

@@ -189,6 +189,28 @@ def test_pydicom_s_own_mr_files_with_a_position_are_used():
     assert set(refused) <= {"localizer", "derived", "screenshot"}
 
 
+def test_every_transfer_syntax_gives_the_samples_that_were_encoded(tmp_path):
+    """RLE, JPEG-LS, JPEG 2000, JPEG lossless, deflated and big endian, each encoded by the codec's own encoder."""
+    from benchmarks.broken import encoded
+    from mmvae.ingest.pixels import read_frames
+    from mmvae.phantom.dicom import write_phantom_studies
+
+    write_phantom_studies(1, 4, tmp_path / "phantom", jobs=1)
+    path = next(
+        p
+        for p in sorted((tmp_path / "phantom").rglob("*.dcm"))
+        if "NumberOfFrames" not in pydicom.dcmread(p, stop_before_pixels=True)
+    )
+    wanted = pydicom.dcmread(path).pixel_array
+    assert wanted.std() > 0
+    syntaxes = set()
+    for made in encoded(path, tmp_path):
+        header = read_header(made, 0)
+        np.testing.assert_array_equal(read_frames(made, list(header.frames))[0], wanted)
+        syntaxes.add(header.frames[0].pixels.syntax)
+    assert len(syntaxes) == 6
+
+
 def test_a_dicomdir_tells_how_many_of_its_files_are_missing(tmp_path):
     from pydicom.data import get_testdata_file
 

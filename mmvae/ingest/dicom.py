@@ -20,8 +20,8 @@ from mmvae.ingest.facts import facts_of, record_of, several
 from mmvae.ingest.skipped import Unusable
 from mmvae.ingest.vendor import number_of
 
-# Above it a file is refused unread: a header can promise what no memory holds.
-LARGEST_IMAGE_BYTES = 2 << 30
+# By so much the decoded pixels may exceed the file's own size, else it is refused unread: a header can promise what no memory holds.
+LARGEST_GROWTH_BYTES = 1 << 30
 
 MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
 
@@ -263,10 +263,10 @@ def _pixels(data: Dataset, meta: Dataset, frames: int, offset: int, head: bytes,
     if "FloatPixelData" not in data and allocated not in (1, 8, 16, 32):
         raise Unusable("not_image", f"BitsAllocated is {allocated}, expected 8, 16 or 32")
     needed = rows * columns * samples * frames * max(1, allocated // 8)
-    if needed > LARGEST_IMAGE_BYTES:
+    if needed > LARGEST_GROWTH_BYTES + size:
         raise Unusable(
             "limit",
-            f"the header promises {needed / 2**30:.1f} GiB of pixels, more than the {LARGEST_IMAGE_BYTES >> 30} GiB that are read",
+            f"the header promises {needed / 2**30:.1f} GiB of pixels, over {LARGEST_GROWTH_BYTES >> 30} GiB more than the file's size",
         )
     stored = int(data.get("BitsStored") or allocated)
     high = int(data.get("HighBit") if data.get("HighBit") is not None else stored - 1)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
 
 from mmvae.ingest.dicom import Frame, Pixels, quiet
 from mmvae.ingest.skipped import Unusable
@@ -70,13 +72,19 @@ def _narrow(plane: NDArray) -> NDArray:
 
 def decodes(syntax: str) -> bool:
     """Whether an installed codec reads this transfer syntax; pydicom raises for those that it has no place for."""
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
-
     try:
         return bool(get_decoder(UID(syntax)).is_available)
     except NotImplementedError:
         return False
+
+
+# Codecs that refuse broken pixels with an error come first; an assertion in gdcm ends the process.
+_CODECS = ("pydicom", "pyjpegls", "pylibjpeg", "gdcm", "pillow")
+
+
+def _codec(syntax: str) -> str:
+    """The installed codec to decode a transfer syntax with, or nothing where pydicom has none."""
+    return min(get_decoder(UID(syntax)).available_plugins, key=_CODECS.index, default="")
 
 
 def _decoded(path: Path, pixels: Pixels) -> list[NDArray]:
@@ -84,7 +92,10 @@ def _decoded(path: Path, pixels: Pixels) -> list[NDArray]:
 
     try:
         with quiet():
-            array = pydicom.dcmread(path).pixel_array
+            data = pydicom.dcmread(path)
+            if UID(pixels.syntax).is_encapsulated:
+                data.pixel_array_options(decoding_plugin=_codec(pixels.syntax))
+            array = data.pixel_array
     except MemoryError:
         raise
     except Exception as error:  # each codec has exceptions of its own
