@@ -159,10 +159,8 @@ class Bench:
         return neighbours.rank(table, rows, rows, cases, ranking)
 
     def run(self, only: str | None, part: tuple[int, int] = (1, 1)) -> None:
-        """All units, what the ruler needs first; part k of n makes every n-th, so that n processes share the work."""
+        """All units, one seed of everything and the ceilings first; part k of n makes every n-th, so that n processes share the work."""
         units: list[tuple[str, Callable]] = [("knn", self.knn)]
-        units += [(f"ceiling-{n}", lambda t=t: self.ceiling(t)) for n, t in enumerate(ceiling.GRID)]
-        units += [(f"dedicated-{n}", lambda t=t: self.ceiling(t)) for n, t in ceiling.DEDICATED.items()]
         for seed in range(1, self.seeds + 1):
             for name in ("report+findings", "none", "labels", "findings", "report"):
                 units.append((f"{name}-{seed}", lambda n=name, s=seed: self.ours(n, s)))
@@ -170,6 +168,11 @@ class Bench:
                 units.append(
                     (f"single-{role}-{seed}", lambda r=role, s=seed: self.ours("report+findings", s, (r,)))
                 )
+            if seed == 1:
+                units += [
+                    (f"dedicated-{n}", lambda t=t: self.ceiling(t)) for n, t in ceiling.DEDICATED.items()
+                ]
+                units += [(f"ceiling-{n}", lambda t=t: self.ceiling(t)) for n, t in enumerate(ceiling.GRID)]
         number, of = part
         todo = units[number - 1 :: of]
         if of == 1:  # late fusion of separate models waits for them, so it is not shared out

@@ -39,7 +39,7 @@ SUPERVISION = {
 class Budget:
     """What every trained row spends: epochs, cases a step, learning rate, latent dimensions; arithmetic of the networks."""
 
-    epochs: int = 20
+    epochs: int = 24
     batch_size: int = 25
     lr: float = 2e-3
     latent_dim: int = 64
@@ -72,7 +72,9 @@ def model(roles: tuple[str, ...], answers: tuple[str, ...], seed: int, budget: B
         objective=ELBO(beta=1.0, warmup_epochs=5),
         answer_roles=list(answers),
         weights={role: weights[role] for role in answers},
-        visible={**{role: 0.7 for role in roles}, **{role: 0.1 for role in answers}},
+        visible={**{role: 0.4 for role in roles}, **{role: 0.1 for role in answers}},
+        subsets=6,
+        scored=0.35,
         groups={"images": images} if images else {},
         lr=budget.lr,
         seed=seed,
