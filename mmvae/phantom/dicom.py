@@ -1,5 +1,6 @@
 """Digital patients → DICOM studies as four vendors would write them, with records, reports and lesion points beside."""
 
+import copy
 import csv
 import hashlib
 import shutil
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from pydicom.charset import default_encoding
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mmvae.case import InputError
 from mmvae.phantom.cohort import FIELDS, RELEVANCE, labels_of, pseudonym, words_about, written
@@ -169,7 +174,7 @@ class _Study:
             ImplicitVRLittleEndian if self.exam.scanner == "ge" else ExplicitVRLittleEndian
         )
         meta.ImplementationClassUID = uid("mmvae")
-        count, slices = 0, volumes[0].shape[0]
+        count, slices, kind = 0, volumes[0].shape[0], "<i2" if data.PixelRepresentation else "<u2"
         corner, step = series.affine[:3, 3], series.affine[:3, 2]
         for repeat, volume in enumerate(volumes):
             data.AcquisitionNumber = str(1 + part + repeat)
@@ -183,15 +188,17 @@ class _Study:
                     str(repeat + 1),
                     str(len(volumes)),
                 )
+            same = _as_written(data, meta.TransferSyntaxUID)
             for k in range(slices):
                 count += 1
+                data = copy.copy(same)
                 data.InstanceNumber = str(count)
                 data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid(
                     "image", data.SeriesInstanceUID, count
                 )
                 data.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
                 data.SliceLocation = f"{(corner + k * step)[2]:.6g}"
-                data.PixelData = volume[k].astype("<i2" if data.PixelRepresentation else "<u2").tobytes()
+                data.add_new("PixelData", "OW", volume[k].astype(kind).tobytes())
                 _save(data, meta, folder / f"{count:04d}.dcm")
 
     def _enhanced(self, series: Series) -> None:
@@ -322,7 +329,7 @@ class _Study:
             Items([organisation]),
             Items([first, second]),
         )
-        data.PixelData = volume.astype("<u2").tobytes()
+        data.add_new("PixelData", "OW", volume.astype("<u2").tobytes())
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ENHANCED_MR, data.SOPInstanceUID
         meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, uid("mmvae")
@@ -400,8 +407,21 @@ def _field_of_view(volume: np.ndarray) -> Dataset:
     return item
 
 
+def _as_written(data: Dataset, syntax: UID) -> Dataset:
+    """The same elements as bytes of a transfer syntax: what a series' files share is encoded once."""
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = syntax.is_implicit_VR, True
+    write_dataset(stream, data)
+    stream.seek(0)
+    return read_dataset(stream, syntax.is_implicit_VR, True)
+
+
 def _save(data: Dataset, meta: FileMetaDataset, path: Path) -> None:
-    made = FileDataset(str(path), data, file_meta=meta, preamble=b"\0" * 128)
+    implicit = meta.TransferSyntaxUID.is_implicit_VR
+    made = FileDataset(str(path), data, b"\0" * 128, meta, implicit, True)
+    made.set_original_encoding(
+        implicit, True, default_encoding
+    )  # elements that are bytes already stay as they are
     made.save_as(path, enforce_file_format=True)
 
 
