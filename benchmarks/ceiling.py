@@ -32,17 +32,25 @@ class Training:
     using: tuple[str, ...] | None = None
 
 
-GRID = [
-    Training(loss, decay, epochs)
-    for loss in ("cross-entropy", "contrastive")
-    for decay in (0.1, 0.01, 0.5)
-    for epochs in (40, 24)
-]
 # One ceiling trained on random subsets serves all; the whole, one pair and one series also get one of their own.
-DEDICATED = {
-    name: Training("cross-entropy", 0.5, 40, using=using)
-    for name, using in (("images", IMAGES), ("pair", PAIR), ("single", ("t2",)))
-}
+DEDICATED = {"images": IMAGES, "pair": PAIR, "single": ("t2",)}
+
+
+def grid(ours: int) -> list[Training]:
+    """The twelve trainings on random subsets: as many epochs as ours, and five thirds of them."""
+    return [
+        Training(loss, decay, epochs)
+        for loss in ("cross-entropy", "contrastive")
+        for decay in (0.1, 0.01, 0.5)
+        for epochs in (ours * 5 // 3, ours)
+    ]
+
+
+def dedicated(name: str, ours: int) -> Training:
+    """The training whose visible roles are always those of `DEDICATED`."""
+    return Training("cross-entropy", 0.5, ours * 5 // 3, using=DEDICATED[name])
+
+
 SPACES = ("mean", "logits", "probabilities")
 
 

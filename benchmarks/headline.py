@@ -169,10 +169,13 @@ class Bench:
                     (f"single-{role}-{seed}", lambda r=role, s=seed: self.ours("report+findings", s, (r,)))
                 )
             if seed == 1:
+                ours, own = self.budget.epochs, ceiling.DEDICATED
                 units += [
-                    (f"dedicated-{n}", lambda t=t: self.ceiling(t)) for n, t in ceiling.DEDICATED.items()
+                    (f"dedicated-{n}", lambda n=n: self.ceiling(ceiling.dedicated(n, ours))) for n in own
                 ]
-                units += [(f"ceiling-{n}", lambda t=t: self.ceiling(t)) for n, t in enumerate(ceiling.GRID)]
+                units += [
+                    (f"ceiling-{n}", lambda t=t: self.ceiling(t)) for n, t in enumerate(ceiling.grid(ours))
+                ]
         number, of = part
         todo = units[number - 1 :: of]
         if of == 1:  # late fusion of separate models waits for them, so it is not shared out
