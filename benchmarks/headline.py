@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,25 +162,18 @@ class Bench:
     def run(self, only: str | None, part: tuple[int, int] = (1, 1)) -> None:
         """All units, one seed of everything and the ceilings first; part k of n makes every n-th, so that n processes share the work."""
         units: list[tuple[str, Callable]] = [("knn", self.knn)]
+        rows, epochs = ("report+findings", "none", "labels", "findings", "report"), self.budget.epochs
         for seed in range(1, self.seeds + 1):
-            for name in ("report+findings", "none", "labels", "findings", "report"):
-                units.append((f"{name}-{seed}", lambda n=name, s=seed: self.ours(n, s)))
-            for role in IMAGES:
-                units.append(
-                    (f"single-{role}-{seed}", lambda r=role, s=seed: self.ours("report+findings", s, (r,)))
-                )
+            units += [(f"{name}-{seed}", partial(self.ours, name, seed)) for name in rows]
+            units += [(f"single-{r}-{seed}", partial(self.ours, rows[0], seed, (r,))) for r in IMAGES]
             if seed == 1:
-                ours, own = self.budget.epochs, ceiling.DEDICATED
-                units += [
-                    (f"dedicated-{n}", lambda n=n: self.ceiling(ceiling.dedicated(n, ours))) for n in own
-                ]
-                units += [
-                    (f"ceiling-{n}", lambda t=t: self.ceiling(t)) for n, t in enumerate(ceiling.grid(ours))
-                ]
+                own = {f"dedicated-{name}": ceiling.dedicated(name, epochs) for name in ceiling.DEDICATED}
+                every = own | {f"ceiling-{n}": one for n, one in enumerate(ceiling.grid(epochs))}
+                units += [(name, partial(self.ceiling, one)) for name, one in every.items()]
         number, of = part
         todo = units[number - 1 :: of]
         if of == 1:  # late fusion of separate models waits for them, so it is not shared out
-            todo += [(f"late-{s}", lambda s=s: self.late_of_separate(s)) for s in range(1, self.seeds + 1)]
+            todo += [(f"late-{s}", partial(self.late_of_separate, s)) for s in range(1, self.seeds + 1)]
         for name, make in todo:
             if only is None or name.startswith(only):
                 self.unit(name, make)
