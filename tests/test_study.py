@@ -384,6 +384,47 @@ def test_each_broken_file_costs_itself(source, scanned, tmp_path, capsys):
     assert "1 truncated" in capsys.readouterr().out
 
 
+def test_what_cannot_be_looked_into_is_accounted_for(source, tmp_path, monkeypatch):
+    """A folder that may not be listed, a broken archive and one with a broken member, a link to a folder; a link to a file is the file."""
+    study = sorted((source / "studies").iterdir())[0]
+    series = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)
+    (tmp_path / "in" / "closed").mkdir(parents=True)
+    (tmp_path / "in" / "closed" / "x.dcm").write_text("never seen")
+    for number, path in enumerate(sorted(series.iterdir())):
+        (tmp_path / "in" / f"{number}.dcm").symlink_to(path)
+    (tmp_path / "in" / "round").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "gone.dcm").symlink_to(tmp_path / "nowhere")
+    for name in ("member.zip", "whole.zip"):
+        with zipfile.ZipFile(tmp_path / "in" / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.dcm", b"abc" * 5000)
+    data = bytearray((tmp_path / "in" / "member.zip").read_bytes())
+    data[40:60] = bytes(20)  # inside the member's compressed bytes
+    (tmp_path / "in" / "member.zip").write_bytes(data)
+    data = bytearray((tmp_path / "in" / "whole.zip").read_bytes())
+    at = data.rindex(b"PK\x01\x02")
+    data[at : at + 4] = b"PK\x09\x09"  # the entry of the directory
+    (tmp_path / "in" / "whole.zip").write_bytes(data)
+    listed = os.scandir
+
+    def scandir(path):
+        if isinstance(path, str | os.PathLike) and Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    (case,) = Cohort.load(tmp_path / "out").cases
+    assert [a.facts.get("missing_slices", 0) for a in case.assets] == [0]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert sorted((line["code"], line["reason"].split("(")[0].strip()) for line in lines) == [
+        ("truncated", "the archive cannot be opened"),
+        ("truncated", "the archive's member does not unpack"),
+        ("unreadable", "a link to a folder is not followed"),
+        ("unreadable", "the file cannot be opened"),
+        ("unreadable", "the folder cannot be listed"),
+    ]
+
+
 def test_too_many_missing_slices_are_a_gap(source, tmp_path):
     study = sorted((source / "studies").iterdir())[0]
     folder = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)

@@ -132,7 +132,7 @@ def read_header(path: Path, file: int, memory: Memory | None = None) -> Header:
         ) from error
     except Exception as error:  # a mutated header raises anything that pydicom or zlib can
         if isinstance(error, OSError) and error.errno is not None:
-            raise Unusable("not_dicom", f"the file cannot be opened (error {error.errno})") from error
+            raise Unusable("unreadable", f"the file cannot be opened (error {error.errno})") from error
         raise Unusable("truncated", f"the header cannot be parsed ({type(error).__name__})") from error
     try:
         with quiet():

@@ -13,6 +13,7 @@ SKIP_CODES = {
     "not_mapped": "no row of the table names the file",
     "limit": "the file exceeds a limit of time, memory or size",
     "not_dicom": "the file is no DICOM object",
+    "unreadable": "the file or folder may not be opened",
     "no_decoder": "no installed codec reads the transfer syntax",
     "gap": "slices are missing or irregular beyond what is resampled",
     "mixed_geometry": "the file disagrees with its series in geometry",

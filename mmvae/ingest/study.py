@@ -1,10 +1,12 @@
 """DICOM studies → a cohort folder: every file is accounted for once, and a broken one costs itself."""
 
 import hashlib
+import os
 import pickle
 import re
 import shutil
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +20,7 @@ from mmvae.ingest.dicom import Header
 from mmvae.ingest.identity import Vault, vault_path, without_identifiers
 from mmvae.ingest.inspect import SourceFile, inspect
 from mmvae.ingest.mapping import Map, read_map, read_table
-from mmvae.ingest.skipped import Skipped, write_skipped
+from mmvae.ingest.skipped import Skipped, Unusable, write_skipped
 from mmvae.ingest.table import field_types, with_words, words_card
 from mmvae.ingest.workers import Failed, supervised
 from mmvae.ingest.writing import Task, Written, write_study
@@ -55,36 +57,80 @@ class _Study:
 # ---- files → headers --------------------------------------------------------------------------------------------------
 
 
-def _walk(source: Path, unpacked: Path, vault: Vault) -> Iterator[SourceFile]:
-    """Every file below the source in the order of its path; zip archives are opened."""
-    number = 0
-    for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink()):
+def _walk(source: Path, unpacked: Path, vault: Vault) -> tuple[list[SourceFile], list[Skipped]]:
+    """Every file below the source in the order of its path, zip archives opened; and what cannot be looked into.
+
+    A link to a file is the file; a link to a folder is not followed, since it may lead round in a circle.
+    """
+    paths: list[Path] = []
+    lost: dict[Path, str] = {}
+
+    def refuse(error: OSError) -> None:
+        lost[Path(error.filename)] = f"the folder cannot be listed (error {error.errno})"
+
+    for folder, folders, names in os.walk(source, onerror=refuse):
+        paths += (Path(folder, name) for name in names)
+        lost |= {
+            link: "a link to a folder is not followed"
+            for name in folders
+            if (link := Path(folder, name)).is_symlink()
+        }
+    files: list[SourceFile] = []
+    skipped = [
+        Skipped(vault.file(path.relative_to(source).as_posix()), "unreadable", why)
+        for path, why in lost.items()
+    ]
+    for path in sorted(paths):
         relative = path.relative_to(source).as_posix()
         if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-            for member, taken in _unzip(path, unpacked / hashlib.sha256(relative.encode()).hexdigest()[:16]):
-                yield SourceFile(number, taken, f"{relative}/{member}", vault.file(f"{relative}/{member}"))
-                number += 1
+            into = unpacked / hashlib.sha256(relative.encode()).hexdigest()[:16]
+            for member, taken in _unzip(path, into):
+                name = vault.file(f"{relative}/{member}")
+                if isinstance(taken, Unusable):
+                    skipped.append(Skipped(name, taken.code, taken.reason))
+                else:
+                    files.append(SourceFile(len(files), taken, f"{relative}/{member}", name))
         else:
-            yield SourceFile(number, path, relative, vault.file(relative))
-            number += 1
+            files.append(SourceFile(len(files), path, relative, vault.file(relative)))
+    return files, skipped
 
 
-def _unzip(path: Path, into: Path) -> Iterator[tuple[str, Path]]:
+def _unzip(path: Path, into: Path) -> Iterator[tuple[str, Path | Unusable]]:
+    """Each member's name, and where it was unpacked to or why it could not be."""
     into.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path) as archive:
+    try:
+        opened = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        yield "", Unusable("truncated", f"the archive cannot be opened ({type(error).__name__})")
+        return
+    with opened as archive:
         for count, info in enumerate(sorted(archive.infolist(), key=lambda i: i.filename)):
             if info.is_dir():
                 continue
             taken = into / str(count)  # a member's own name may climb out of the folder
-            if info.file_size <= LARGEST_ZIP_MEMBER:
-                try:
-                    with archive.open(info) as packed, taken.open("wb") as out:
-                        shutil.copyfileobj(packed, out, 1 << 20)
-                except (zipfile.BadZipFile, RuntimeError, EOFError, OSError):
-                    taken.write_bytes(b"")
+            if info.file_size > LARGEST_ZIP_MEMBER:
+                size = f"{info.file_size / 2**30:.1f} GiB, more than {LARGEST_ZIP_MEMBER >> 30} GiB"
+                yield info.filename, Unusable("limit", f"the archive's member is of {size}")
+                continue
+            try:
+                with archive.open(info) as packed, taken.open("wb") as out:
+                    shutil.copyfileobj(packed, out, 1 << 20)
+            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+                why = "is encrypted" if info.flag_bits & 1 else "does not unpack"
+                yield (
+                    info.filename,
+                    Unusable("truncated", f"the archive's member {why} ({type(error).__name__})"),
+                )
             else:
-                taken.write_bytes(b"")
-            yield info.filename, taken
+                yield info.filename, taken
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it cannot be asked, which reading it will tell."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _read_all(
@@ -94,7 +140,7 @@ def _read_all(
     studies: dict[str, _Study] = {}
     lost: list[tuple[int, str, str]] = []
     chunks = [tuple(files[i : i + CHUNK]) for i in range(0, len(files), CHUNK)]
-    sized = lambda group: (group, 2 * max(f.path.stat().st_size for f in group))  # noqa: E731
+    sized = lambda group: (group, 2 * max(_size(f.path) for f in group))  # noqa: E731
     todo, alone = chunks, []
     bar = iter(progress(range(len(files)), len(files)))
     while todo:
@@ -248,12 +294,12 @@ def _scan(
     (work / "cases").mkdir(exist_ok=True)
     done = work / "done"
     done.mkdir(exist_ok=True)
-    files = list(_walk(source, work / "unpacked", vault))
-    if not files:
+    files, skipped = _walk(source, work / "unpacked", vault)
+    if not files and not skipped:
         raise InputError(f"SOURCE {source.name!r} is empty; expected DICOM files at any depth")
     studies, lost = _read_all(files, headers, jobs, progress)
     by_number = {one.number: one for one in files}
-    skipped = [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
+    skipped += [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
     notes: list[str] = []
     patient_of = _patients(studies, vault)
     tasks = _tasks(studies, patient_of, by_number, vault, work, beside, notes)
