@@ -618,6 +618,23 @@ def test_studies_that_disagree_about_the_patient_are_never_merged(source, tmp_pa
 # ---- afterwards -------------------------------------------------------------------------------------------------------
 
 
+def test_what_no_rule_is_sure_of_is_told_series_by_series(source, tmp_path, capsys):
+    study = sorted((source / "studies").iterdir())[0]
+    series = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)
+    (tmp_path / "in").mkdir()
+    for path in sorted(series.iterdir()):
+        data = pydicom.dcmread(path)
+        for name in ("EchoTime", "RepetitionTime", "SeriesDescription", "ProtocolName"):
+            if name in data:
+                del data[name]
+        data.save_as(tmp_path / "in" / path.name)
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    (case,) = Cohort.load(tmp_path / "out").cases
+    told = capsys.readouterr().err
+    assert "1 series: 1 of no known kind" in told
+    assert f"series {case.assets[0].facts['series']} of case {case.case_id}: no kind" in told
+
+
 def test_rekey_renames_vault_and_cohort_together(source, tmp_path):
     study = sorted((source / "studies").iterdir())[0]
     out = tmp_path / "cohort"

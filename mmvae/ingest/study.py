@@ -31,6 +31,7 @@ NOBODY = re.compile(
     re.IGNORECASE,
 )
 MANY_STUDIES = 30
+SURE, TOLD = 0.7, 20  # below this confidence a kind is reported as unsure, and so many are named one by one
 CHUNK = 64
 SECONDS_A_FILE = 5.0
 MEMORY = 1 << 30
@@ -488,9 +489,18 @@ def _copied(case: Case, case_id: str, root: Path) -> Case:
 
 
 def _unsure(cases: Sequence[Case]) -> list[str]:
-    volumes = [a for case in cases for a in case.assets if a.type == "volume"]
-    unknown = sum(a.kind is None for a in volumes)
-    close = sum(a.kind is not None and (a.confidence or 0) < 0.7 for a in volumes)
-    return [
-        f"{len(volumes)} series: {unknown} of no known kind, {close} unsure (confidence below .7); `mmvae assign --override` corrects them"
+    """How many series are of no known kind or of an unsure one, and which: best and second claim of each."""
+    volumes = [(case, asset) for case in cases for asset in case.assets if asset.type == "volume"]
+    unknown = [one for one in volumes if one[1].kind is None]
+    close = [one for one in volumes if one[1].kind is not None and (one[1].confidence or 0) < SURE]
+    told = [
+        f"{len(volumes)} series: {len(unknown)} of no known kind, {len(close)} unsure (confidence below {SURE}); "
+        "`mmvae assign --override` corrects them"
     ]
+    for case, asset in [*unknown, *close][:TOLD]:
+        best = f"{asset.kind} {asset.confidence:.2f}" if asset.kind else "no kind"
+        second = f", then {asset.runner_up}" if asset.runner_up else ""
+        told.append(f"  series {asset.facts.get('series')} of case {case.case_id}: {best}{second}")
+    if len(unknown) + len(close) > TOLD:
+        told.append(f"  and {len(unknown) + len(close) - TOLD} more, in cases.jsonl")
+    return told
