@@ -14,30 +14,15 @@ from torch import Tensor, nn
 from mmvae.batch import Batch, Observation
 from mmvae.case import Card, Case, Cohort, InputError
 from mmvae.checkpoint import config_differences, digest_of, read_checkpoint
-from mmvae.data import seed_of
 from mmvae.discovery import kind_of, origin_of
 from mmvae.latent.fusion import Fusion, PoE
 from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
 from mmvae.latent.objective import ELBO, Bound, Objective
 from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, view_of
+from mmvae.visibility import Visibility
 
 BALANCED = 300.0
 ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a step leaves to chance, a row a subset (N = B × subsets, a case's side by side).
-
-    Args:
-        visible: Which roles the posterior is formed from.
-        share: By how much a role's log-likelihood under this subset counts: 0 is not decoded; its expected mean over a case's subsets is 1.
-        noise: Standard normal, so many draws as the objective takes.
-    """
-
-    visible: Bool[Tensor, "N M"]
-    share: Float[Tensor, "N M"]
-    noise: Float[Tensor, "N S D"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +119,13 @@ class MMVAE(LightningModule):
         for role, chance in self.visible.items():
             if not 0 <= chance <= 1:
                 raise InputError(f"model.visible.{role} is {chance}; expected a chance between 0 and 1")
+        self.visibility = Visibility(
+            tuple(self.visible.get(role, 0.5) for role in self.roles),
+            tuple(role in self.answer_roles for role in self.roles),
+            subsets,
+            scored,
+            seed,
+        )
 
     # ---- building -----------------------------------------------------------------------------------------------
 
@@ -267,30 +259,6 @@ class MMVAE(LightningModule):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def draw(self, batch: Batch, samples: int, training: bool) -> Drawn:
-        """What a step leaves to chance; keyed by case and epoch, so that two processes see what one would.
-
-        In a training step each present role is visible by its chance; where none is drawn, one of the present is.
-        """
-        epoch, subsets, scored = (self.current_epoch, self.subsets, self.scored) if training else (-1, 1, 1.0)
-        chance = torch.tensor([self.visible.get(role, 0.5) for role in self.roles])
-        answer = torch.tensor([role in self.answer_roles for role in self.roles])
-        visible, share, noise = [], [], []
-        for case_id, present in zip(batch.case_ids, batch.present.cpu()):
-            generator = torch.Generator().manual_seed(seed_of("step", self.seed, case_id, epoch))
-            for _ in range(subsets):
-                drawn = (torch.rand(len(chance), generator=generator) < chance) & present
-                fallback = torch.rand(len(chance), generator=generator) * present * (chance > 0)
-                if not drawn.any() and present.any():
-                    drawn[(fallback if fallback.any() else present.float()).argmax()] = True
-                visible.append(drawn if training else present)
-                noise.append(torch.randn(samples, self.latent_dim, generator=generator))
-            once = torch.arange(subsets)[:, None] == torch.randint(subsets, answer.shape, generator=generator)
-            decoded = torch.rand(answer.shape, generator=generator) < scored
-            share.append(torch.where(answer, 1.0, once * decoded * (subsets / scored)))
-        device = batch.present.device
-        return Drawn(*(x.to(device) for x in (torch.stack(visible), torch.cat(share), torch.stack(noise))))
-
     def _components(self) -> int:
         count = len(self.roles)
         one = Gaussian(torch.zeros(1, count, 1), torch.zeros(1, count, 1))
@@ -298,11 +266,13 @@ class MMVAE(LightningModule):
 
     def bound(self, batch: Batch, training: bool = True) -> Scored:
         """The objective of a batch and what it is made of; outside training all roles but the answer roles are visible."""
-        drawn = self.draw(batch, self.objective.samples(self._components()), training)
+        taken = batch.case_ids, batch.present, self.objective.samples(self._components()), self.latent_dim
+        drawn = (
+            self.visibility.training(*taken, self.current_epoch)
+            if training
+            else self.visibility.evaluation(*taken)
+        )
         visible, subsets = drawn.visible, len(drawn.visible) // len(batch.present)
-        if not training and self.answer_roles:
-            answers = torch.tensor([role in self.answer_roles for role in self.roles], device=visible.device)
-            visible = visible & ~answers
         encoded = visible.unflatten(0, (-1, subsets)).any(1)
         experts, tie = self.experts(batch, encoded)
         each = Gaussian(*(x.repeat_interleave(subsets, 0) for x in (experts.mean, experts.logvar)))

@@ -75,11 +75,11 @@ def test_weights_of_one_give_the_exact_bound_and_balanced_divides_by_the_values(
 def test_some_role_is_always_visible_and_the_draw_is_keyed_by_case_and_epoch(cohort):
     model = build(cohort, visible={"t2": 0.05, "clinical": 0.05, "terms": 0.05})
     batch = batch_of(cohort, model)
-    drawn = model.draw(batch, 1, training=True)
+    drawn = model.visibility.training(batch.case_ids, batch.present, 1, 8, 0)
     assert drawn.visible.any(1).all()
     assert not (drawn.visible & ~batch.present).any()
     half = Batch(batch.observations, batch.present[3:], batch.case_ids[3:])
-    again = model.draw(half, 1, training=True)
+    again = model.visibility.training(half.case_ids, half.present, 1, 8, 0)
     assert torch.equal(drawn.visible[3:], again.visible)
     assert torch.equal(drawn.noise[3:], again.noise)
 
@@ -88,7 +88,7 @@ def test_several_subsets_are_the_bound_s_mean_over_them_with_each_role_scored_as
     """By nested loops over cases, subsets and roles; an answer role is scored under each subset, another under one of four."""
     model = build(cohort, subsets=4, objective=ELBO(0.7, 0))
     batch = batch_of(cohort, model)
-    drawn = model.draw(batch, 1, training=True)
+    drawn = model.visibility.training(batch.case_ids, batch.present, 1, 8, 0)
     share = drawn.share.unflatten(0, (-1, 4))
     assert (share.mean(1) == 1).all()
     assert ((share > 0).sum(1) == torch.tensor([1, 1, 4])).all()
