@@ -1,26 +1,22 @@
 """DICOM studies → a cohort folder: every file is accounted for once, and a broken one costs itself."""
 
-import hashlib
-import os
 import pickle
 import re
 import shutil
-import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mmvae.case import Asset, Case, InputError, Lesion, draw_splits, write_atomically, write_cohort
 from mmvae.ingest.assign import read_override, reassigned
-from mmvae.ingest.dicom import Header
 from mmvae.ingest.identity import Vault, vault_path, without_identifiers
-from mmvae.ingest.inspect import SourceFile, inspect
+from mmvae.ingest.inspect import SourceFile
 from mmvae.ingest.mapping import Map, read_map, read_table
-from mmvae.ingest.skipped import Skipped, Unusable, write_skipped
+from mmvae.ingest.skipped import Skipped, write_skipped
+from mmvae.ingest.source import SECONDS_A_FILE, Study, read_all, walk
 from mmvae.ingest.table import field_types, with_words, words_card
 from mmvae.ingest.workers import Failed, supervised
 from mmvae.ingest.writing import Task, Written, write_study
@@ -32,151 +28,12 @@ NOBODY = re.compile(
 )
 MANY_STUDIES = 30
 SURE, TOLD = 0.7, 20  # below this confidence a kind is reported as unsure, and so many are named one by one
-CHUNK = 64
-SECONDS_A_FILE = 5.0
-MEMORY = 1 << 30
-LARGEST_ZIP_MEMBER = 2 << 30
 HEADER_FIELDS = {
     "age_years": {"type": "number", "unit": "years"}, "sex": {"type": "category", "values": ["F", "M", "O"]},
     "weight_kg": {"type": "number", "unit": "kg"}, "height_m": {"type": "number", "unit": "m"},
 }  # fmt: skip
 # PS3.16 CID 7050: Basic Profile; Clean Descriptors; Retain Longitudinal with Modified Dates; Retain Patient Characteristics.
 DEIDENTIFICATION = ("113100", "113105", "113107", "113108")
-
-
-@dataclass
-class _Study:
-    """What is remembered of a study between its files: names for the vault, its files, and where its headers were put."""
-
-    spool: Path
-    files: list[int] = field(default_factory=list)
-    patients: set[str] = field(default_factory=set)
-    accessions: set[str] = field(default_factory=set)
-    first: str = "~"
-
-
-# ---- files → headers --------------------------------------------------------------------------------------------------
-
-
-def _walk(source: Path, unpacked: Path, vault: Vault) -> tuple[list[SourceFile], list[Skipped]]:
-    """Every file below the source in the order of its path, zip archives opened; and what cannot be looked into.
-
-    A link to a file is the file; a link to a folder is not followed, since it may lead round in a circle.
-    """
-    paths: list[Path] = []
-    lost: dict[Path, str] = {}
-
-    def refuse(error: OSError) -> None:
-        lost[Path(error.filename)] = f"the folder cannot be listed (error {error.errno})"
-
-    for folder, folders, names in os.walk(source, onerror=refuse):
-        paths += (Path(folder, name) for name in names)
-        lost |= {
-            link: "a link to a folder is not followed"
-            for name in folders
-            if (link := Path(folder, name)).is_symlink()
-        }
-    files: list[SourceFile] = []
-    skipped = [
-        Skipped(vault.file(path.relative_to(source).as_posix()), "unreadable", why)
-        for path, why in lost.items()
-    ]
-    for path in sorted(paths):
-        relative = path.relative_to(source).as_posix()
-        if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-            into = unpacked / hashlib.sha256(relative.encode()).hexdigest()[:16]
-            for member, taken in _unzip(path, into):
-                name = vault.file(f"{relative}/{member}")
-                if isinstance(taken, Unusable):
-                    skipped.append(Skipped(name, taken.code, taken.reason))
-                else:
-                    files.append(SourceFile(len(files), taken, f"{relative}/{member}", name))
-        else:
-            files.append(SourceFile(len(files), path, relative, vault.file(relative)))
-    return files, skipped
-
-
-def _unzip(path: Path, into: Path) -> Iterator[tuple[str, Path | Unusable]]:
-    """Each member's name, and where it was unpacked to or why it could not be."""
-    into.mkdir(parents=True, exist_ok=True)
-    try:
-        opened = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        yield "", Unusable("truncated", f"the archive cannot be opened ({type(error).__name__})")
-        return
-    with opened as archive:
-        for count, info in enumerate(sorted(archive.infolist(), key=lambda i: i.filename)):
-            if info.is_dir():
-                continue
-            taken = into / str(count)  # a member's own name may climb out of the folder
-            if info.file_size > LARGEST_ZIP_MEMBER:
-                size = f"{info.file_size / 2**30:.1f} GiB, more than {LARGEST_ZIP_MEMBER >> 30} GiB"
-                yield info.filename, Unusable("limit", f"the archive's member is of {size}")
-                continue
-            try:
-                with archive.open(info) as packed, taken.open("wb") as out:
-                    shutil.copyfileobj(packed, out, 1 << 20)
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-                why = "is encrypted" if info.flag_bits & 1 else "does not unpack"
-                yield (
-                    info.filename,
-                    Unusable("truncated", f"the archive's member {why} ({type(error).__name__})"),
-                )
-            else:
-                yield info.filename, taken
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 where it cannot be asked, which reading it will tell."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _read_all(
-    files: Sequence[SourceFile], work: Path, jobs: int, progress: Callable
-) -> tuple[dict[str, _Study], list[tuple[int, str, str]]]:
-    """Headers, put beside each other by study on disk, so that memory stays flat; and files that are none."""
-    studies: dict[str, _Study] = {}
-    lost: list[tuple[int, str, str]] = []
-    chunks = [tuple(files[i : i + CHUNK]) for i in range(0, len(files), CHUNK)]
-    sized = lambda group: (group, 2 * max(_size(f.path) for f in group))  # noqa: E731
-    todo, alone = chunks, []
-    bar = iter(progress(range(len(files)), len(files)))
-    while todo:
-        for group, answer in supervised(
-            inspect, map(sized, todo), jobs, lambda g: SECONDS_A_FILE * len(g), MEMORY
-        ):
-            if isinstance(answer, Failed):
-                answer.refuse_full_disk()
-                if len(group) > 1:
-                    alone += [(one,) for one in group]
-                    continue
-                answer = [
-                    (group[0].number, "limit", f"reading the file in a process of its own: {answer.why}")
-                ]
-            by_study: dict[str, list[Header]] = defaultdict(list)
-            for one, made in zip(group, answer):
-                next(bar, None)
-                if isinstance(made, Header):
-                    uid = made.study or f"file {one.relative}"
-                    by_study[uid].append(made)
-                    name = hashlib.sha256(uid.encode()).hexdigest()[:24]
-                    study = studies.setdefault(uid, _Study(work / f"{name}.headers"))
-                    study.files.append(made.file)
-                    study.patients.add(made.patient)
-                    study.accessions.add(made.accession)
-                    study.first = min(study.first, one.relative)
-                else:
-                    lost.append(made)
-            for uid, headers in by_study.items():
-                with studies[uid].spool.open("ab") as stream:
-                    pickle.dump(headers, stream)
-        todo, alone = alone, []
-    for _ in bar:
-        pass
-    return studies, lost
 
 
 # ---- a source → a cohort ----------------------------------------------------------------------------------------------
@@ -295,10 +152,10 @@ def _scan(
     (work / "cases").mkdir(exist_ok=True)
     done = work / "done"
     done.mkdir(exist_ok=True)
-    files, skipped = _walk(source, work / "unpacked", vault)
+    files, skipped = walk(source, work / "unpacked", vault)
     if not files and not skipped:
         raise InputError(f"SOURCE {source.name!r} is empty; expected DICOM files at any depth")
-    studies, lost = _read_all(files, headers, jobs, progress)
+    studies, lost = read_all(files, headers, jobs, progress)
     by_number = {one.number: one for one in files}
     skipped += [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
     notes: list[str] = []
@@ -374,7 +231,7 @@ def _assigned(asset: Asset, made: Written, override: Mapping[str, str]) -> Asset
 
 
 def _row(
-    study: _Study, identifiers: Sequence[str], table: Mapping, mapping: Map | None
+    study: Study, identifiers: Sequence[str], table: Mapping, mapping: Map | None
 ) -> dict[str, str] | None:
     """The study's row of the records, without the identifiers that its headers hold."""
     row = next((table[n] for n in sorted(study.patients | study.accessions) if n and n in table), None)
@@ -387,7 +244,7 @@ def _row(
     }
 
 
-def _patients(studies: Mapping[str, _Study], vault: Vault) -> dict[str, str]:
+def _patients(studies: Mapping[str, Study], vault: Vault) -> dict[str, str]:
     """By study the pseudonym of its PatientID; the study's own where that names nobody, several, or too many studies."""
     shared = Counter(name for study in studies.values() for name in study.patients)
     made = {}
@@ -399,7 +256,7 @@ def _patients(studies: Mapping[str, _Study], vault: Vault) -> dict[str, str]:
 
 
 def _tasks(
-    studies: Mapping[str, _Study],
+    studies: Mapping[str, Study],
     patient_of: Mapping[str, str],
     files: Mapping[int, SourceFile],
     vault: Vault,
