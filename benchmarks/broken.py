@@ -28,7 +28,7 @@ from pydicom.uid import (
 from mmvae.ingest.dicom import read_header
 from mmvae.ingest.pixels import read_frames
 from mmvae.ingest.skipped import SKIP_CODES, Unusable
-from mmvae.ingest.workers import Failed, supervised
+from mmvae.ingest.workers import Failed, Workers
 from mmvae.phantom.dicom import write_phantom_studies
 
 KINDS = ("bits", "cut", "length", "nesting", "vr", "huge", "zeros", "swap")
@@ -159,15 +159,16 @@ def run(files: int, seed: int, more: Sequence[Path], jobs: int = 1) -> dict:
                 path.write_bytes(data)
                 yield path, len(data)
 
-        for path, answer in supervised(examine, items(), jobs, lambda _: 5.0, 1 << 30):
-            path.unlink()
-            if isinstance(answer, Failed):
-                told[answer.why] += 1
-                continue
-            code, pixels, seconds, grown = answer
-            told[code] += 1
-            reached += pixels
-            slow, most = max(slow, seconds), max(most, grown)
+        with Workers(jobs) as workers:
+            for path, answer in workers.run(examine, items(), lambda _: 5.0, 1 << 30):
+                path.unlink()
+                if isinstance(answer, Failed):
+                    told[answer.why] += 1
+                    continue
+                code, pixels, seconds, grown = answer
+                told[code] += 1
+                reached += pixels
+                slow, most = max(slow, seconds), max(most, grown)
         # What asked for more memory than its limit was refused, as a scan refuses it; what ended its process or hung is a fault.
         bad = sum(told[why] for why in told if why not in (*SKIP_CODES, "used", "too much memory"))
         return {"files": files, "reached pixel decoding": reached / files, "codes": dict(told), "crashed, hung or raised": bad,

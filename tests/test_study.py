@@ -24,7 +24,7 @@ from mmvae.case import Cohort
 from mmvae.cli import main
 from mmvae.ingest.identity import Vault, pseudonym, shifted_dates
 from mmvae.ingest.study import scan_dicom
-from mmvae.ingest.workers import Failed, supervised
+from mmvae.ingest.workers import Failed, Workers
 from mmvae.phantom.dicom import write_phantom_studies
 
 BIN = Path(sys.executable).parent / "mmvae"
@@ -448,12 +448,15 @@ def _crash(item: str) -> str:
 def test_workers_survive_crash_hang_and_swelling():
     items = ["a", "crash", "b", "hang", "c", "swell", "d"]
     started = time.time()
-    made = dict(
-        supervised(
-            _crash, ((i, 0) for i in items), 2, lambda i: -57.0 if i == "hang" else 20.0, memory=1 << 30
-        )
-    )
+    seconds = lambda i: -57.0 if i == "hang" else 20.0  # noqa: E731
+    with Workers(2) as workers:
+        made = dict(workers.run(_crash, ((i, 0) for i in items), seconds, memory=1 << 30))
+        again = dict(workers.run(_crash, [("e", 0), ("swell", 0)], seconds))
+        next(workers.run(_crash, [("f", 0), ("g", 0), ("h", 0)], seconds))  # a round that is left early
+        last = dict(workers.run(_crash, [("i", 0), ("j", 0)], seconds))
     assert time.time() - started < 50
+    assert again == {"e": "E", "swell": str(3 << 30)}  # a round without a limit
+    assert last == {"i": "I", "j": "J"}
     assert {k: v for k, v in made.items() if not isinstance(v, Failed)} == {
         "a": "A",
         "b": "B",

@@ -15,7 +15,7 @@ from mmvae.ingest.dicom import Header
 from mmvae.ingest.identity import Vault
 from mmvae.ingest.inspect import SourceFile, inspect
 from mmvae.ingest.skipped import Skipped, Unusable
-from mmvae.ingest.workers import Failed, supervised
+from mmvae.ingest.workers import Failed, Workers
 
 CHUNK = 64
 SECONDS_A_FILE = 5.0
@@ -111,7 +111,7 @@ def _size(path: Path) -> int:
 
 
 def read_all(
-    files: Sequence[SourceFile], work: Path, jobs: int, progress: Callable
+    files: Sequence[SourceFile], work: Path, workers: Workers, progress: Callable
 ) -> tuple[dict[str, Study], list[tuple[int, str, str]]]:
     """Headers, put beside each other by study on disk, so that memory stays flat; and files that are none."""
     studies: dict[str, Study] = {}
@@ -121,9 +121,8 @@ def read_all(
     todo, alone = chunks, []
     bar = iter(progress(range(len(files)), len(files)))
     while todo:
-        for group, answer in supervised(
-            inspect, map(sized, todo), jobs, lambda g: SECONDS_A_FILE * len(g), MEMORY
-        ):
+        limit = lambda group: SECONDS_A_FILE * len(group)  # noqa: E731
+        for group, answer in workers.run(inspect, map(sized, todo), limit, MEMORY):
             if isinstance(answer, Failed):
                 answer.refuse_full_disk()
                 if len(group) > 1:

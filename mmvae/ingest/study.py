@@ -18,7 +18,7 @@ from mmvae.ingest.mapping import Map, read_map, read_table
 from mmvae.ingest.skipped import Skipped, write_skipped
 from mmvae.ingest.source import SECONDS_A_FILE, Study, read_all, walk
 from mmvae.ingest.table import field_types, with_words, words_card
-from mmvae.ingest.workers import Failed, supervised
+from mmvae.ingest.workers import Failed, Workers
 from mmvae.ingest.writing import Task, Written, write_study
 
 # PatientIDs that name nobody: the study then counts as the patient.
@@ -155,16 +155,17 @@ def _scan(
     files, skipped = walk(source, work / "unpacked", vault)
     if not files and not skipped:
         raise InputError(f"SOURCE {source.name!r} is empty; expected DICOM files at any depth")
-    studies, lost = read_all(files, headers, jobs, progress)
-    by_number = {one.number: one for one in files}
-    skipped += [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
     notes: list[str] = []
-    patient_of = _patients(studies, vault)
-    tasks = _tasks(studies, patient_of, by_number, vault, work, beside, notes)
     written, rows = {}, {}
-    for uid, made in _write_all(tasks, done, jobs, progress):
-        rows[uid] = _row(studies[uid], made.identifiers, table, mapping)
-        written[uid] = replace(made, identifiers=())
+    with Workers(jobs) as workers:
+        studies, lost = read_all(files, headers, workers, progress)
+        by_number = {one.number: one for one in files}
+        skipped += [Skipped(by_number[n].name, code, reason) for n, code, reason in lost]
+        patient_of = _patients(studies, vault)
+        tasks = _tasks(studies, patient_of, by_number, vault, work, beside, notes)
+        for uid, made in _write_all(tasks, done, workers, progress):
+            rows[uid] = _row(studies[uid], made.identifiers, table, mapping)
+            written[uid] = replace(made, identifiers=())
     types = field_types(mapping, [row for row in rows.values() if row]) if mapping and table else {}
     cases, first = [], {}
     used: set[str] = set()
@@ -294,7 +295,7 @@ def _tasks(
 
 
 def _write_all(
-    tasks: Mapping[str, Task], done: Path, jobs: int, progress: Callable
+    tasks: Mapping[str, Task], done: Path, workers: Workers, progress: Callable
 ) -> Iterator[tuple[str, Written]]:
     """Each study written, in processes; those that an earlier run finished are taken over."""
     uid_of = {task.case_id: uid for uid, task in tasks.items()}
@@ -307,7 +308,7 @@ def _write_all(
         else:
             todo.append(task)
     seconds = lambda task: 60.0 + SECONDS_A_FILE * len(task.files)  # noqa: E731
-    for task, answer in supervised(write_study, ((t, 0) for t in todo), jobs, seconds):
+    for task, answer in workers.run(write_study, ((t, 0) for t in todo), seconds):
         next(bar, None)
         if isinstance(answer, Failed):
             answer.refuse_full_disk()
