@@ -520,7 +520,7 @@ def test_a_scan_killed_at_a_write_call_goes_on_and_equals_an_undisturbed_one(sou
     for attempt in range(kills):
         out = tmp_path / f"cohort{attempt}"
         shutil.copytree(key, tmp_path / f"cohort{attempt}.vault")
-        call, most = [("write", 90), ("rename", 6), ("mkdir", 5)][int(rng.choice(3, p=[0.6, 0.2, 0.2]))]
+        call, most = [("write", 34), ("rename", 7), ("mkdir", 5)][int(rng.choice(3, p=[0.6, 0.2, 0.2]))]
         dead = scan_killed_at([*command, str(out)], call, int(rng.integers(1, most)))
         died += dead
         if dead and not out.exists():
