@@ -49,7 +49,7 @@ class Bench:
         rows, extra = make()
         save(path, rows, {**extra, "seconds": round(time.time() - start, 1)})
         print(
-            f"{name}: {time.time() - start:.0f} s, images mAP {summarise(*_two(rows, GROUP))['mAP']['value']}",
+            f"{name}: {time.time() - start:.0f} s, images mAP {summarise(rows[GROUP].value, rows[GROUP].chance)['mAP']['value']}",
             flush=True,
         )
 
@@ -177,11 +177,6 @@ class Bench:
         for name, make in todo:
             if only is None or name.startswith(only):
                 self.unit(name, make)
-
-
-def _two(rows, key):
-    row = rows.get(key) or next(iter(rows.values()))
-    return row.value, row.chance
 
 
 def main() -> None:

@@ -242,7 +242,7 @@ class MMVAE(LightningModule):
                 tie = self._log_prob(role, _stack(self.modalities[role].blank(), z.device), z[0, :1])
                 columns.append(column + 0.0 * tie.sum())
                 continue
-            seen = batch.observations[role].clean().rows((rows // subsets).repeat(samples))
+            seen = batch.observations[role].rows((rows // subsets).repeat(samples)).clean()
             score = self._log_prob(role, seen, z[:, rows].flatten(0, 1)).unflatten(0, (samples, len(rows)))
             columns.append(column.index_copy(1, rows, score * share[rows, m]))
         return torch.stack(columns, -1)

@@ -59,7 +59,7 @@ def walk(source: Path, unpacked: Path, vault: Vault) -> tuple[list[SourceFile], 
     ]
     for path in sorted(paths):
         relative = path.relative_to(source).as_posix()
-        if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
+        if path.suffix.lower() == ".zip" and path.is_file() and zipfile.is_zipfile(path):
             into = unpacked / hashlib.sha256(relative.encode()).hexdigest()[:16]
             for member, taken in _unzip(path, into):
                 name = vault.file(f"{relative}/{member}")
