@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from mmvae_terms import GAIN
 from torch import nn
 from torch.nn import functional
 
@@ -51,6 +50,7 @@ def dedicated(name: str, ours: int) -> Training:
     return Training("cross-entropy", 0.5, ours * 5 // 3, using=DEDICATED[name])
 
 
+GAIN = 5.0  # on the head's logits: a sure class has one of about 5, and the mean has unit scale
 SPACES = ("mean", "logits", "probabilities")
 
 
@@ -63,7 +63,7 @@ class Ceiling(nn.Module):
         self.head = nn.Linear(model.latent_dim, len(classes))
 
     def logits(self, mean: torch.Tensor) -> torch.Tensor:
-        """Linear, with the gain that our decoder of findings has: it learns as fast."""
+        """Linear, with a gain, so that it learns fast."""
         return GAIN * self.head(mean)
 
     def loss(self, mean: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
@@ -140,11 +140,15 @@ def rank(
     archive: Side,
     using: tuple[str, ...],
     space: str,
+    which: np.ndarray | None = None,
     known: bool = False,
 ) -> PerPatient:
-    """Matched ranking in one of the spaces; with `known` p(class of the query) against the archive's known labels."""
+    """Matched ranking in one of the spaces; with `known` p(class of the query) against the archive's known labels.
+
+    `which` (Q,) says which queries take part; None: all that have one of the roles.
+    """
     had = query.experts.having(using)
-    rows = np.flatnonzero(had.any(1))
+    rows = np.flatnonzero(had.any(1) if which is None else which)
     distance = np.full((len(rows), len(archive.cases)), np.inf, np.float32)
     usable = np.zeros(distance.shape, bool)
     for pattern in np.unique(had[rows], axis=0):

@@ -1,14 +1,14 @@
 """The headline table on the phantom's bench set: one command, resumable, every row in EVALUATION.md's terms.
 
-python -m benchmarks.headline --seed 1 --work runs/headline            # makes the cohort, trains, writes the table
-python -m benchmarks.headline --seed 2 --work runs/headline2           # the same on a phantom of another seed
+mmvae-bench phantom --seed 1 --work runs/headline      # makes the cohort, trains, writes the table
+mmvae-bench phantom --seed 2 --work runs/headline2     # the same on a phantom of another seed
+
+Started twice on the same folder, two processes share the work.
 """
 
 import argparse
 import json
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,71 +16,37 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import ceiling, neighbours
-from benchmarks.setup import IMAGES, MOTION, PAIR, SUPERVISION, Budget, modalities, model, train
+from benchmarks.benches import BENCHES
+from benchmarks.cell import Cell
+from benchmarks.setup import IMAGES, SUBSETS
+from benchmarks.suite import make
 from benchmarks.table import markdown, table
-from benchmarks.units import GROUP, save
-from mmvae.case import Cohort
-from mmvae.phantom.cohort import write_phantom_cohort
+from benchmarks.units import GROUP
+from mmvae.latent.fusion import PoE
 from mmvae.retrieval.embed import embed
 from mmvae.retrieval.evaluate import Ranking, Side, evaluate_fold, key_of
-from mmvae.retrieval.metrics import PerPatient, summarise
+from mmvae.retrieval.metrics import PerPatient
 
-ROLES = (*IMAGES, "clinical")
+PHANTOM = BENCHES["phantom"]
 
 
-class Bench:
+class Headline:
     """The units of the table: each is a file; what exists is not made again."""
 
-    def __init__(self, seed: int, work: Path, seeds: int, budget: Budget, sizes: tuple[int, int, int]):
-        self.work, self.seeds, self.budget = work, seeds, budget
-        path = work / "cohort"
-        if not path.exists():
-            write_phantom_cohort(sum(sizes), seed, path, sizes, jobs=os.cpu_count() or 1)
-        self.path, self.cohort = str(path), Cohort.load(path)
+    def __init__(self, seed: int, work: Path, seeds: int, epochs: int):
+        self.seed, self.work, self.seeds, self.epochs = seed, work, seeds, epochs
+        self.cohort = PHANTOM.load(work, seed)
         self.split = self.cohort.splits.fold(None)
         self.relevance = tuple(self.cohort.card.relevance)
 
-    def unit(self, name: str, make: Callable[[], tuple[dict[str, PerPatient], dict]]) -> None:
-        """Makes one unit unless it exists."""
-        path = self.work / "units" / f"{name}.json"
-        if path.exists():
-            return
-        start = time.time()
-        rows, extra = make()
-        save(path, rows, {**extra, "seconds": round(time.time() - start, 1)})
-        print(
-            f"{name}: {time.time() - start:.0f} s, images mAP {summarise(rows[GROUP].value, rows[GROUP].chance)['mAP']['value']}",
-            flush=True,
-        )
+    def cell(self, supervision: str, seed: int, roles: tuple[str, ...] = ()) -> Cell:
+        """One training of ours."""
+        epochs = 0 if self.epochs == PHANTOM.budget.epochs else self.epochs
+        return Cell(cohort_seed=self.seed, supervision=supervision, seed=seed, roles=roles, epochs=epochs)
 
-    def ours(self, supervision: str, seed: int, roles: tuple[str, ...] = ROLES):
-        """One training of ours and all its rows."""
-        name = f"{supervision}-{seed}-{'+'.join(roles)}".replace("/", "_")
-        made = train(
-            model(roles, SUPERVISION[supervision], seed, self.budget),
-            self.path,
-            seed,
-            self.budget,
-            self.work / "runs" / name,
-        )
-        rows = evaluate_fold([made], self.cohort, self.split, "unseen", self.relevance)
-        if len(roles) == 1:
-            rows[GROUP] = rows[roles[0]]
-        return rows, {
-            "config": {**made.config(), "budget": asdict(self.budget), "motion": asdict(MOTION)},
-            "weights": made.weight_of,
-            "distance": made.distance,
-            "validation_mAP": self._validation(made),
-        }
-
-    def _validation(self, made) -> float:
-        side = self._side(made, "validation")
-        ranking = Ranking(made.fusion, made.distance, self.relevance)
-        using = [role for role in made.roles if role in IMAGES]
-        rows = np.flatnonzero(side.experts.having(using).any(1))
-        distance, usable = ranking.table(side, side, rows, using, "matched")
-        value, _ = ranking.judge(distance, usable, [side.cases[i] for i in rows], side.cases)
-        return float(np.nanmean(value[:, 3]))
+    def path(self, name: str) -> Path:
+        """Where a unit lies."""
+        return self.work / "units" / f"{name}.json"
 
     def _side(self, made, split: str) -> Side:
         cases = self.cohort.split(split)
@@ -90,28 +56,26 @@ class Bench:
         """Late fusion of models of one role each, from their checkpoints."""
         from mmvae.model import MMVAE
 
-        models = [
-            MMVAE.load_from_checkpoint(self.work / "runs" / f"report+findings-{seed}-{role}" / "best.ckpt")
-            for role in IMAGES
-        ]
+        cells = [self.cell("report+findings", seed, (role,)) for role in IMAGES]
+        models = [MMVAE.load_from_checkpoint(self.work / "runs" / cell.id / "best.ckpt") for cell in cells]
         rows = evaluate_fold(models, self.cohort, self.split, "unseen", self.relevance)
         return {GROUP: rows["late/full"]}, {}
 
     def ceiling(self, training: ceiling.Training):
         """One of the trainings that compete for the ceiling, in the space that is best by validation."""
         using = training.using or IMAGES
-        made = ceiling.train(model(ROLES, (), training.seed, self.budget), self.cohort, training)
+        unfitted = self.cell("none", training.seed).model()
+        made = ceiling.train(unfitted, self.cohort, training)
         ranking = Ranking(made.model.fusion, "cosine", self.relevance)
         validation, test = self._side(made.model, "validation"), self._side(made.model, "test")
         by_space = {s: ceiling.rank(made, ranking, validation, validation, using, s) for s in ceiling.SPACES}
         values = {s: float(np.nanmean(r.value[:, 3])) for s, r in by_space.items()}
         best = max(values, key=values.get)
-        rows = {key_of(using): ceiling.rank(made, ranking, test, test, using, best)}
+        rows = {GROUP: ceiling.rank(made, ranking, test, test, using, best)}
         if training.using is None:
-            for role in using:
-                rows[role] = ceiling.rank(made, ranking, test, test, (role,), best)
-            rows[key_of(PAIR)] = ceiling.rank(made, ranking, test, test, PAIR, best)
-        rows[GROUP] = rows[key_of(using)]
+            for subset in [*((role,) for role in IMAGES), *SUBSETS]:
+                whole = test.experts.having(subset).sum(1) == len(subset)
+                rows[key_of(subset)] = ceiling.rank(made, ranking, test, test, subset, best, whole)
         rows["known labels"] = ceiling.rank(made, ranking, test, test, using, best, known=True)
         extra = {"training": asdict(training), "space": best, "validation": values}
         return rows, extra | {"validation_mAP": values[best]}
@@ -124,8 +88,8 @@ class Bench:
             {n: set(getattr(self.split, n)) for n in ("validation", "test")},
         )
         rows_of = {n: np.array([i for i, c in enumerate(cases) if c.patient in p]) for n, p in at.items()}
-        ranking = Ranking(model(ROLES, (), 1, self.budget).fusion, "cosine", self.relevance)
-        tables = neighbours.features(self.cohort, cases, modalities(IMAGES), train_patients)
+        ranking = Ranking(PoE(), "cosine", self.relevance)
+        tables = neighbours.features(self.cohort, cases, PHANTOM.recipes(IMAGES), train_patients)
         value = {
             k: float(
                 np.nanmean(
@@ -159,27 +123,28 @@ class Bench:
         )
         return neighbours.rank(table, rows, rows, cases, ranking)
 
-    def run(self, only: str | None, part: tuple[int, int] = (1, 1)) -> None:
-        """All units, one seed of everything and the ceilings first; part k of n makes every n-th, so that n processes share the work."""
+    def run(self, only: str | None) -> None:
+        """All units, one seed of everything and the ceilings first; what another process is at is left to it."""
         units: list[tuple[str, Callable]] = [("knn", self.knn)]
-        rows, epochs = ("report+findings", "none", "labels", "findings", "report"), self.budget.epochs
+        names, epochs = ("report+findings", "none", "labels", "findings", "report"), self.epochs
         for seed in range(1, self.seeds + 1):
-            units += [(f"{name}-{seed}", partial(self.ours, name, seed)) for name in rows]
-            units += [(f"single-{r}-{seed}", partial(self.ours, rows[0], seed, (r,))) for r in IMAGES]
+            cells = [self.cell(name, seed) for name in names]
+            cells += [self.cell(names[0], seed, (role,)) for role in IMAGES]
+            units += [(cell.id, partial(cell.run, self.work)) for cell in cells]
             if seed == 1:
                 own = {f"dedicated-{name}": ceiling.dedicated(name, epochs) for name in ceiling.DEDICATED}
                 every = own | {f"ceiling-{n}": one for n, one in enumerate(ceiling.grid(epochs))}
                 units += [(name, partial(self.ceiling, one)) for name, one in every.items()]
-        number, of = part
-        todo = units[number - 1 :: of]
-        if of == 1:  # late fusion of separate models waits for them, so it is not shared out
-            todo += [(f"late-{s}", partial(self.late_of_separate, s)) for s in range(1, self.seeds + 1)]
-        for name, make in todo:
+        for name, unit in units:
             if only is None or name.startswith(only):
-                self.unit(name, make)
+                make(self.path(name), unit)
+        for seed in range(1, self.seeds + 1):  # waits for the models that it joins
+            cells = [self.cell(names[0], seed, (role,)) for role in IMAGES]
+            if (only is None or only == "late") and all(self.path(cell.id).exists() for cell in cells):
+                make(self.path(f"late-{seed}"), partial(self.late_of_separate, seed))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """See the module's first lines."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,24 +154,14 @@ def main() -> None:
         "--work", type=Path, required=True, help="cohort, runs and units; what exists is kept"
     )
     parser.add_argument("--seeds", type=int, default=3, help="trainings a row")
-    parser.add_argument("--epochs", type=int, default=Budget.epochs)
-    parser.add_argument("--sizes", default="600,200,400", help="training, validation and test patients")
-    parser.add_argument("--only", help="units whose name begins so")
-    parser.add_argument(
-        "--part",
-        default="1/1",
-        help="k/n: every n-th unit, for n processes side by side; then run once without",
-    )
+    parser.add_argument("--epochs", type=int, default=PHANTOM.budget.epochs)
+    parser.add_argument("--only", help="units whose name begins so; `table` makes none")
     parser.add_argument("--results", type=Path, help="JSONL and Markdown of the table are written here")
-    arguments = parser.parse_args()
-    sizes = tuple(int(n) for n in arguments.sizes.split(","))
-    bench = Bench(arguments.seed, arguments.work, arguments.seeds, Budget(epochs=arguments.epochs), sizes)
+    arguments = parser.parse_args(argv)
+    bench = Headline(arguments.seed, arguments.work, arguments.seeds, arguments.epochs)
     if arguments.only != "table":
-        number, of = (int(n) for n in arguments.part.split("/"))
-        bench.run(arguments.only, (number, of))
-        if of > 1:
-            return
-    lines = table(arguments.work)
+        bench.run(arguments.only)
+    lines = table(bench.work, bench.cohort, lambda *name: bench.cell(*name).id)
     print(markdown(lines))
     if arguments.results:
         arguments.results.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -2,12 +2,14 @@
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import ceiling
-from benchmarks.setup import IMAGES, SUPERVISION, versions
+from benchmarks.benches import BENCHES
+from benchmarks.setup import IMAGES, versions
 from benchmarks.units import GROUP, load
 from mmvae.case import Cohort
 from mmvae.retrieval.evaluate import average
@@ -16,10 +18,9 @@ from mmvae.retrieval.metrics import PerPatient, paired, summarise
 CEILING = "supervised ceiling"
 
 
-def table(work: Path) -> list[dict]:
-    """The rows of the headline table from the units made so far: seeds averaged by patient, paired with the default."""
+def table(work: Path, cohort: Cohort, id_of: Callable[..., str]) -> list[dict]:
+    """The rows from the units made so far: seeds averaged by patient, paired with the default; `id_of(supervision, seed, roles)` names a unit."""
     units = {path.stem: load(path) for path in sorted((work / "units").glob("*.json"))}
-    cohort = Cohort.load(work / "cohort")
     made: dict[str, tuple[PerPatient, dict]] = {}
 
     def put(name: str, parts: list[PerPatient], **extra):
@@ -27,9 +28,11 @@ def table(work: Path) -> list[dict]:
             means = [float(np.nanmean(p.value[:, 3])) for p in parts]
             made[name] = (average(parts), {"seeds": len(parts), "by_seed_mAP": means, **extra})
 
-    seeds = lambda name: [s for s in range(1, 10) if f"{name}-{s}" in units]  # noqa: E731
-    for name in SUPERVISION:
-        parts = [units[f"{name}-{s}"] for s in seeds(name)]
+    trained = lambda name, roles=(): [  # noqa: E731
+        units[i] for i in (id_of(name, seed, roles) for seed in range(1, 10)) if i in units
+    ]
+    for name in BENCHES["phantom"].supervision:
+        parts = trained(name)
         extra = (
             {
                 "validation_mAP": [e["validation_mAP"] for _, e in parts],
@@ -56,22 +59,22 @@ def table(work: Path) -> list[dict]:
     for role in IMAGES:
         put(
             f"{role} alone, own model",
-            [units[f"single-{role}-{s}"][0][GROUP] for s in seeds(f"single-{role}")],
+            [rows[GROUP] for rows, _ in trained("report+findings", (role,))],
             supervision="report+findings",
         )
     put(
         "late fusion of separate models",
-        [units[f"late-{s}"][0][GROUP] for s in seeds("late")],
+        [units[f"late-{seed}"][0][GROUP] for seed in range(1, 10) if f"late-{seed}" in units],
         supervision="report+findings",
     )
     if "knn" in units:
         rows, extra = units["knn"]
         put(f"k-NN ({extra['best']})", [rows[GROUP]], supervision="none", validation=extra["validation"])
         put("record alone, k-NN", [rows["record alone"]], supervision="none")
-    trained = {name: u for name, u in units.items() if name.startswith("ceiling-")}
-    tried = {n: {**u[1]["training"], "validation": u[1]["validation"]} for n, u in trained.items()}
-    if trained:
-        rows, extra = trained[max(trained, key=lambda n: trained[n][1]["validation_mAP"])]
+    competing = {name: u for name, u in units.items() if name.startswith("ceiling-")}
+    tried = {n: {**u[1]["training"], "validation": u[1]["validation"]} for n, u in competing.items()}
+    if competing:
+        rows, extra = competing[max(competing, key=lambda n: competing[n][1]["validation_mAP"])]
         config = {**extra["training"], "space": extra["space"]}
         put(CEILING, [rows[GROUP]], supervision="labels", config=config, tried=tried)
         put(f"{CEILING} against known labels", [rows["known labels"]], supervision="labels", config=config)

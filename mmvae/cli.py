@@ -108,11 +108,13 @@ def _scan(a) -> int:
 
     if a.splits and a.folds:
         raise InputError("--splits and --folds exclude each other; give one")
-    if a.map is not None and read_map(a.map).assets:
+    if a.map is not None and read_map(a.map).led_by_table:
         from mmvae.ingest.scan import scan_table
 
         if a.records is None:
-            raise InputError("a MAP with `assets` needs --records R.csv, the table that it speaks of")
+            raise InputError(
+                "a MAP with `assets`, `case` or `patient` needs --records R.csv, the table that it speaks of"
+            )
         count, skipped = scan_table(
             a.source,
             a.out,

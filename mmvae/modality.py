@@ -7,7 +7,7 @@ and into every checkpoint; weights live in the two modules that it builds.
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -101,10 +101,12 @@ def view_of(case: Case, root: Path, kind: str, recipe: Modality, answers: Answer
 
 
 def to_plain(recipe: object) -> dict:
-    """A frozen dataclass as class path and plain values, e.g. for a checkpoint."""
+    """A frozen dataclass, and those within it, as class path and plain values, e.g. for a checkpoint."""
 
     def plain(value):
-        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+        if isinstance(value, tuple | list):
+            return [plain(v) for v in value]
+        return to_plain(value) if is_dataclass(value) else value
 
     cls = type(recipe)
     return {
@@ -117,6 +119,8 @@ def from_plain(plain: Mapping) -> object:
     """The frozen dataclass that `to_plain` wrote."""
 
     def tuples(value):
+        if isinstance(value, Mapping):
+            return from_plain(value)
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
     module, name = plain["class_path"].rsplit(".", 1)

@@ -15,11 +15,13 @@ from mmvae.batch import Batch, Observation
 from mmvae.case import Card, Case, Cohort, InputError
 from mmvae.checkpoint import config_differences, digest_of, read_checkpoint
 from mmvae.discovery import kind_of, origin_of
-from mmvae.latent.fusion import Fusion, PoE
+from mmvae.latent.fusion import Fusion, PoE, Powered, Projected
 from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
-from mmvae.latent.objective import ELBO, Bound, Objective
+from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
 from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, view_of
 from mmvae.visibility import Visibility
+
+Readout = tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]  # matrix (U, D) and offset (U,)
 
 BALANCED = 300.0
 ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
@@ -100,16 +102,27 @@ class MMVAE(LightningModule):
         self.subsets, self.scored = subsets, scored
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.distance = "cosine"
+        self.readout: Readout | None = None
         self.data_identity: dict = {}
         self.supervision: dict[str, str] = {}
         self.bare = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        self.log_power = nn.Parameter(torch.zeros(len(self.modalities))) if fusion.learns_power else None
         for setting, named in (("answer_roles", answer_roles), ("weights", weights), ("visible", visible)):
             for role in named:
                 if role not in self.modalities:
                     raise InputError(
                         f"model.{setting} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
                     )
+        try:
+            self.objective.samples(self._components())
+        except ValueError as error:
+            raise InputError(f"model.objective: {error}") from error
+        for role in self.objective.reads():
+            if role not in self.modalities:
+                raise InputError(
+                    f"model.objective looks at {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
+                )
         for name, members in self.groups.items():
             for role in members:
                 if role not in self.modalities:
@@ -255,7 +268,43 @@ class MMVAE(LightningModule):
 
     def posterior(self, experts: Gaussian, present: Bool[Tensor, "B M"]) -> Posterior:
         """The joint posterior of these experts."""
-        return self.fusion(experts, present)
+        power = None if self.log_power is None else self.log_power.exp()
+        return self.fusion(experts, present, power)
+
+    @property
+    def rule(self) -> Fusion:
+        """The fusion with the powers that were learned and the readout that was chosen: what forms a point of the retrieval space."""
+        rule = self.fusion
+        if self.log_power is not None:
+            rule = Powered(rule, tuple(self.log_power.detach().exp().tolist()))
+        return rule if self.readout is None else Projected(rule, *self.readout)
+
+    @torch.no_grad()
+    def readouts(self, means: Float[Tensor, "N D"]) -> list[Readout]:
+        """Affine maps from z to what the decoders of the answer roles expect: of each role alone, and of all.
+
+        Each expected value is standardised over these posterior means, and roles count equally, whatever their number of
+        values. Decoders are taken as linear about z = 0, which those of terms and reports are; one whose distribution has
+        no differentiable mean gives none.
+        """
+        matrices = []
+        for role in self.answer_roles:
+            decoder, origin = self.decoders[role], torch.zeros(self.latent_dim, device=means.device)
+            with torch.enable_grad():
+                if not decoder(origin[None].requires_grad_()).mean.requires_grad:
+                    continue
+                slope = torch.autograd.functional.jacobian(
+                    lambda z, d=decoder: d(z[None]).mean.flatten().float(), origin
+                )
+            spread = (means @ slope.T).std(0)
+            varies = spread > 1e-6 * spread.max()
+            if len(means) > 1 and torch.isfinite(spread).all() and varies.any():
+                matrices.append(slope[varies] / spread[varies, None] / varies.sum().sqrt())
+        every = [torch.cat(matrices)] if len(matrices) > 1 else []
+        return [
+            (tuple(map(tuple, matrix.tolist())), tuple((-matrix @ means.mean(0)).tolist()))
+            for matrix in (*matrices, *every)
+        ]
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -277,16 +326,23 @@ class MMVAE(LightningModule):
         experts, tie = self.experts(batch, encoded)
         each = Gaussian(*(x.repeat_interleave(subsets, 0) for x in (experts.mean, experts.logvar)))
         posterior = self.posterior(each, visible)
-        weights = torch.tensor([self.weight_of[role] for role in self.roles], device=visible.device)
         made = self.objective(
-            posterior,
-            lambda z: self.log_likelihoods(batch, z, drawn.share),
-            weights,
-            drawn.noise,
-            self.current_epoch,
+            Evidence(
+                posterior,
+                experts,
+                encoded,
+                visible,
+                drawn.halves,
+                lambda z: self.log_likelihoods(batch, z, drawn.share),
+                torch.tensor([self.weight_of[role] for role in self.roles], device=visible.device),
+                drawn.noise,
+                self.current_epoch,
+                self.posterior,
+                {role: _flat(batch.observations[role].clean()) for role in self.objective.reads()},
+            )
         )
         by_case = (x.unflatten(0, (-1, subsets)).mean(1) for x in (made.log_likelihood, made.kl))
-        return Scored(Bound(made.loss, *by_case), posterior, experts, encoded, tie)
+        return Scored(Bound(made.loss, *by_case, made.parts), posterior, experts, encoded, tie)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         scored = self.bound(batch)
@@ -324,6 +380,8 @@ class MMVAE(LightningModule):
 
         log("loss", made.loss)
         log("bound_kl", made.kl.mean())
+        for name, value in made.parts.items():
+            log(name, value)
         units("", scored.posterior.moment_matched().kl_to_prior().mean(0))
         for m, role in enumerate(self.roles):
             here, seen = batch.present[:, m], scored.visible[:, m]
@@ -415,6 +473,7 @@ class MMVAE(LightningModule):
             "origin": {role: origin_of(recipe) for role, recipe in self.modalities.items()},
             "supervision": self.supervision,
             "distance": self.distance,
+            "readout": self.readout,
             "data": self.data_identity,
         }
 
@@ -436,6 +495,7 @@ class MMVAE(LightningModule):
                 "afresh without --ckpt_path (trainer.* may differ)"
             )
         self.distance, self.supervision = kept["distance"], kept["supervision"]
+        self.readout = kept["readout"]
         fitted = {role: from_plain(plain) for role, plain in kept["fitted"].items()}
         if not self.encoders or fitted != self.modalities:
             self.modalities = fitted
@@ -463,8 +523,15 @@ class MMVAE(LightningModule):
         """SHA-256 of fitted recipes, fusion and encoder weights: two models with it place a case at the same point."""
         plain = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
         return digest_of(
-            [plain, to_plain(self.fusion), self.answer_roles, self.distance], self.encoders.state_dict()
+            [plain, to_plain(self.rule), self.answer_roles, self.distance], self.encoders.state_dict()
         )
+
+
+def _flat(seen: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B V"]]:
+    """Values side by side, and for each whether it was measured: an event counts as often as it has values."""
+    event = (1,) * (seen.value.dim() - seen.mask.dim())
+    mask = seen.mask.reshape(*seen.mask.shape, *event).expand(seen.value.shape)
+    return seen.value.flatten(1).float(), mask.flatten(1)
 
 
 def _stack(seen: Observation, device) -> Observation:

@@ -17,9 +17,10 @@ from mmvae.batch import Batch, Observation, collate
 from mmvae.case import InputError
 from mmvae.cli import main
 from mmvae.data import CaseData, CaseDataset
-from mmvae.latent.fusion import MoE, MoPoE, PoE
+from mmvae.latent.fusion import Hellinger, MoE, MomentMatched, MoPoE, PoE, TemperedPoE
 from mmvae.latent.gaussian import Gaussian
-from mmvae.latent.objective import ELBO
+from mmvae.latent.objective import ELBO, IWAE, Alignment, DReG, Sum, TotalCorrelation
+from mmvae.modality import from_plain, to_plain
 from mmvae.model import MMVAE
 
 GRID = {"about": "lesion", "shape": (6, 16, 16), "spacing_mm": (12.0, 8.0, 8.0)}
@@ -38,7 +39,92 @@ def batch_of(cohort, model, count=6):
     return collate([data[i, 0] for i in range(count)])
 
 
-@pytest.mark.parametrize("fusion", [PoE(), MoE(), MoPoE()], ids=str)
+RULES = [
+    PoE(),
+    PoE(prior_expert=False),
+    TemperedPoE(),
+    MoE(),
+    MoPoE(),
+    Hellinger(),
+    MomentMatched(Hellinger()),
+]
+OBJECTIVES = [
+    ELBO(components="all"),
+    ELBO(components="sampled"),
+    IWAE(3),
+    DReG(3),
+    Sum((ELBO(), Alignment(targets="terms"))),
+    Sum((IWAE(2), Alignment())),
+]
+
+
+@pytest.mark.parametrize("fusion", RULES, ids=str)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_every_rule_and_objective_has_a_finite_loss_and_gradient_for_every_missing_pattern(
+    cohort, fusion, objective
+):
+    model = build(cohort, fusion, objective=objective).train()
+    batch = batch_of(cohort, model, 8)
+    patterns = torch.tensor([[n >> 2 & 1, n >> 1 & 1, n & 1] for n in range(8)]).bool()
+    scored = model.bound(Batch(batch.observations, patterns, batch.case_ids))
+    scored.loss.backward()
+    assert torch.isfinite(scored.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    outside = model.bound(Batch(batch.observations, patterns, batch.case_ids), training=False)
+    assert torch.isfinite(outside.loss)
+
+
+@pytest.mark.parametrize("fusion", [PoE(prior_expert=False), TemperedPoE(), MomentMatched(MoPoE())], ids=str)
+def test_total_correlation_trains_with_every_rule_of_one_gaussian(cohort, fusion):
+    model = build(cohort, fusion, objective=TotalCorrelation()).train()
+    scored = model.bound(batch_of(cohort, model, 8))
+    scored.loss.backward()
+    assert torch.isfinite(scored.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_an_objective_that_a_rule_or_the_roles_do_not_allow_is_refused_before_anything_is_trained():
+    with pytest.raises(InputError, match=r"model.objective: TotalCorrelation needs .* 2 components"):
+        MMVAE({"t2": T2(), "clinical": Clinical()}, fusion=MoE(), objective=TotalCorrelation())
+    with pytest.raises(InputError, match=r"model.objective looks at 'terms', which is no role"):
+        MMVAE({"t2": T2()}, objective=Sum((ELBO(), Alignment(targets="terms"))))
+
+
+def test_powers_are_learned_change_the_fingerprint_and_are_kept_with_embeddings(cohort):
+    model = build(cohort, TemperedPoE()).train()
+    before = model.fingerprint()
+    model.bound(batch_of(cohort, model, 8)).loss.backward()
+    assert model.log_power.grad.abs().max() > 0
+    with torch.no_grad():
+        model.log_power.copy_(torch.tensor([1.0, -1.0, 0.0]))
+    assert model.fingerprint() != before
+    batch = batch_of(cohort, model, 8)
+    with torch.no_grad():
+        experts, _ = model.experts(batch)
+        torch.testing.assert_close(
+            model.rule(experts, batch.present).mean, model.posterior(experts, batch.present).mean
+        )
+
+
+def test_the_two_halves_are_disjoint_none_empty_and_only_of_what_was_encoded(cohort):
+    model = build(cohort, subsets=3)
+    batch = batch_of(cohort, model, 24)
+    seen = set()
+    for epoch in range(20):
+        drawn = model.visibility.training(batch.case_ids, batch.present, 1, 8, epoch)
+        first, second = drawn.halves
+        encoded = drawn.visible.unflatten(0, (-1, 3)).any(1)
+        enough = encoded.sum(1) > 1
+        assert not (first & second).any()
+        assert torch.equal((first | second)[enough], encoded[enough])
+        assert first[enough].any(1).all() and second[enough].any(1).all()
+        assert not first[~enough].any() and not second[~enough].any()
+        seen |= {(tuple(a.tolist()), tuple(b.tolist())) for a, b in zip(first, second)}
+    full = [cut for cut in seen if sum(cut[0]) + sum(cut[1]) == 3]
+    assert len(full) == 6  # both orders of every cut of three roles
+
+
+@pytest.mark.parametrize("fusion", RULES, ids=str)
 def test_garbage_in_absent_roles_and_under_masks_changes_neither_loss_nor_gradient(cohort, fusion):
     model = build(cohort, fusion).train()
     batch = batch_of(cohort, model)
@@ -116,7 +202,7 @@ def test_several_subsets_are_the_bound_s_mean_over_them_with_each_role_scored_as
     )
 
 
-def test_one_batch_can_be_learnt_by_heart(cohort):
+def test_one_batch_can_be_learnt_by_heart(cohort, monkeypatch):
     # Findings are learnt from image and record alone: a copy of themselves would be no lesson.
     model = build(
         cohort,
@@ -127,7 +213,9 @@ def test_one_batch_can_be_learnt_by_heart(cohort):
     batch = batch_of(cohort, model, 8)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
-    for _ in range(200):
+    for step in range(400):
+        # Noise is keyed by epoch: without a trainer it would be one draw, which the means need not lie at.
+        monkeypatch.setattr(MMVAE, "current_epoch", property(lambda _, step=step: step))
         scored = model.bound(batch)
         optimizer.zero_grad()
         scored.loss.backward()
@@ -140,6 +228,25 @@ def test_one_batch_can_be_learnt_by_heart(cohort):
     predicted = model.decoders["terms"](z).mean > 0.5
     seen = batch.observations["terms"]
     assert float((predicted == seen.value.bool())[seen.mask].float().mean()) > 0.97
+
+
+def test_a_readout_is_what_the_answers_decoders_expect_standardised_and_travels_with_the_rule(cohort):
+    """By the decoder itself, case by case: z → chances, minus their mean, over their deviation."""
+    model = build(cohort).eval()
+    batch = batch_of(cohort, model, 12)
+    with torch.no_grad():
+        experts, _ = model.experts(batch)
+        visible = batch.present & torch.tensor([True, True, False])
+        z = model.posterior(experts, visible).mean
+        (readout,) = model.readouts(z)
+        model.readout = readout
+        seen = model.rule(experts, visible).mean
+        chances = model.decoders["terms"](z).mean.double().numpy()
+    varies = chances.std(0, ddof=1) > 1e-6
+    expected = (chances - chances.mean(0))[:, varies] / chances.std(0, ddof=1)[varies] / varies.sum() ** 0.5
+    torch.testing.assert_close(seen.double(), torch.from_numpy(expected), atol=1e-4, rtol=1e-3)
+    kept = from_plain(to_plain(model.rule))
+    torch.testing.assert_close(kept(experts, visible).mean, seen)
 
 
 def test_a_role_present_only_because_of_answers_must_be_listed(cohort):
@@ -239,28 +346,32 @@ import sys, torch, lightning
 from mmvae_clinical import Clinical
 from mmvae_terms import Terms
 from mmvae.data import CaseData
+from mmvae.latent.objective import ELBO, Alignment, Sum
 from mmvae.model import MMVAE
 processes, cohort, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+objective = ELBO() if sys.argv[4] == "bound" else Sum((ELBO(), Alignment(1000.0, targets=sys.argv[5])))
 class Keep(lightning.Callback):
     def on_after_backward(self, trainer, module):
         if trainer.is_global_zero:
             torch.save(torch.cat([p.grad.flatten() for p in module.parameters()]), out)
 lightning.seed_everything(0)
-model = MMVAE({"clinical": Clinical(), "terms": Terms()}, latent_dim=4, answer_roles=["terms"])
+model = MMVAE({"clinical": Clinical(), "terms": Terms()}, latent_dim=4, answer_roles=["terms"], objective=objective)
 trainer = lightning.Trainer(max_steps=1, accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", logger=False,
     enable_checkpointing=False, enable_progress_bar=False, callbacks=[Keep()], limit_val_batches=0, use_distributed_sampler=True)
 trainer.fit(model, CaseData(cohort, batch_size=24 // processes))
 """
 
 
-def test_two_processes_have_the_gradient_of_one_on_the_joined_batch(phantom, tmp_path):
+@pytest.mark.parametrize("objective", [("bound",), ("alignment", ""), ("alignment", "terms")], ids=str)
+def test_two_processes_have_the_gradient_of_one_on_the_joined_batch(phantom, tmp_path, objective):
+    """Alignment contrasts over both processes' cases, so a gradient that stayed within one would differ."""
     (tmp_path / "ddp.py").write_text(DDP)
     gradients = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.pt"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
         done = subprocess.run(
-            [sys.executable, str(tmp_path / "ddp.py"), str(processes), str(phantom), str(out)],
+            [sys.executable, str(tmp_path / "ddp.py"), str(processes), str(phantom), str(out), *objective],
             env=environment,
             capture_output=True,
             text=True,

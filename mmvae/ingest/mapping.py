@@ -60,6 +60,7 @@ class Map:
     relevance: tuple[Mapping, ...] = ()
     answers: Mapping | None = None
     name: str | None = None
+    led_by_table: bool = False
 
     def columns(self) -> set[str]:
         """Every column that the MAP names."""
@@ -142,6 +143,7 @@ def read_map(path: Path) -> Map:
         plain["key"], case, plain.get("patient", case), tuple(rules), fields, record == "*", plain.get("labels", {}),
         plain.get("label_source", {}), tuple(plain.get("terms", ())), plain.get("lesion"), tuple(plain.get("reference", ())),
         tuple(plain.get("relevance", ())), plain.get("answers"), plain.get("name"),
+        bool(rules) or "case" in plain or "patient" in plain,
     )  # fmt: skip
 
 

@@ -139,9 +139,9 @@ def scan_table(
     if out.exists():
         raise InputError(f"--out {out.name!r} exists already; name a folder that does not, or remove it")
     mapping = read_map(map_path)
-    if not mapping.assets:
+    if not mapping.assets and mapping.record is None and not mapping.every_other_column:
         raise InputError(
-            f"--map {map_path.name}: the field 'assets' is missing; a source that is no DICOM needs it"
+            f"--map {map_path.name}: the fields 'assets' and 'record' are missing; a source that is no DICOM needs one of them"
         )
     table = read_table(records, mapping.columns())
     vault = Vault.open(vault_path(out), create=True)

@@ -1,6 +1,7 @@
 """A table's row → a case's record, terms and labels, and the card that says what they are."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mmvae.case import Answers, Card, Case
@@ -12,7 +13,11 @@ def field_types(mapping: Map, table) -> dict[str, dict]:
     fields = dict(mapping.record or {})
     if mapping.every_other_column:
         taken = mapping.columns()
-        fields = {name: {"column": name} for name in table[0] if name and name not in taken}
+        fields = {
+            name: {"column": name}
+            for name in table[0]
+            if name and name not in taken and not _holds_dates(row.get(name) for row in table)
+        }
     made = {}
     for name, entry in fields.items():
         values = [v for v in (value_of(row.get(entry["column"])) for row in table) if v is not None]
@@ -24,6 +29,17 @@ def field_types(mapping: Map, table) -> dict[str, dict]:
         )
         made[name] = {**kind, "column": entry["column"]}
     return made
+
+
+_DATE = re.compile(
+    r"(\d{4}[-./]?(0[1-9]|1[0-2])[-./]?(0[1-9]|[12]\d|3[01])|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})([ T].*)?"
+)
+
+
+def _holds_dates(cells: Iterable[str | None]) -> bool:
+    """Whether a column is of calendar dates: those point at a person (PS3.15 E), so `record: "*"` leaves them out."""
+    written = [cell.strip() for cell in cells if cell and cell.strip()]
+    return bool(written) and all(_DATE.fullmatch(cell) for cell in written)
 
 
 def with_words(case: Case, cells: Mapping[str, str], mapping: Map, types: Mapping[str, Mapping]) -> Case:

@@ -17,7 +17,10 @@ Exponents = tuple[Float[Tensor, "B K M1"], Float[Tensor, "B K"]]
 
 
 class Fusion(ABC):
-    """A rule that joins experts into one posterior: called with (experts, present), it states exponents."""
+    """A rule that joins experts into one posterior: called with (experts, present), it states exponents.
+
+    Where its class says `learns_power` the model learns one positive power a role and hands them to every call.
+    """
 
     learns_power = False
 
@@ -83,6 +86,21 @@ class PoE(Fusion):
 
 
 @dataclass(frozen=True)
+class TemperedPoE(Fusion):
+    """Logarithmic opinion pool: exponents are the present roles' learned powers over their sum, no prior expert (Genest & Zidek 1986).
+
+    Agreement of many roles does not sharpen it: with equal experts the pool is that expert.
+    """
+
+    learns_power = True
+
+    def exponents(self, experts, present, power):
+        share = present * power
+        share = share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+        return void_is_prior(share[:, None], ~present.any(-1, keepdim=True))
+
+
+@dataclass(frozen=True)
 class MoE(Fusion):
     """Equal mixture of the present experts (Shi et al. 2019, arXiv:1911.03393, eq. 1)."""
 
@@ -103,3 +121,91 @@ class MoPoE(Fusion):
         member = (subsets[:, None] >> torch.arange(count, device=present.device)) & 1 == 1  # (K, M)
         void = (member & ~present[:, None]).any(-1)
         return void_is_prior((member * power).expand(len(present), -1, -1), void)
+
+
+@dataclass(frozen=True)
+class Hellinger(Fusion):
+    r"""Hölder pool with α = ½ of the present experts, equal weights: q ∝ (Σ_m √q_m)², exactly (Vo & Valera 2026, arXiv:2601.06572).
+
+    The square multiplied out is a mixture of every pair i ≤ j, ∝ √(q_i q_j): weight 1 where i = j, else twice the pair's
+    Bhattacharyya coefficient. Their moment-matched form is `MomentMatched(Hellinger())`.
+    """
+
+    def exponents(self, experts, present, power):
+        count = present.shape[1]
+        i, j = torch.triu_indices(count, count, device=present.device)
+        mean, logvar = experts.mean, experts.logvar
+        variance = torch.logaddexp(logvar[:, i], logvar[:, j]) - torch.log(
+            torch.tensor(2.0)
+        )  # log of the average
+        distance = (mean[:, i] - mean[:, j]).square() * (-variance).exp() / 8
+        coefficient = -(distance + (variance - (logvar[:, i] + logvar[:, j]) / 2) / 2).sum(-1)
+        one = torch.eye(count, device=present.device)
+        exponent, log_weight = void_is_prior(
+            ((one[i] + one[j]) / 2).expand(len(present), -1, -1), ~(present[:, i] & present[:, j])
+        )
+        pair = torch.where(i == j, 0.0, torch.log(torch.tensor(2.0)) + coefficient)
+        return exponent, torch.where(present.any(-1, keepdim=True), log_weight + pair, log_weight)
+
+
+@dataclass(frozen=True)
+class MomentMatched(Fusion):
+    """The one Gaussian with the mean and variance of another rule's mixture.
+
+    Args:
+        rule: Whose posterior is matched.
+    """
+
+    rule: Fusion = Hellinger()
+
+    def exponents(self, experts, present, power):
+        return self.rule.exponents(experts, present, power)
+
+    def __call__(self, experts, present, power=None):
+        one = self.rule(experts, present, power).moment_matched()
+        return Posterior(Gaussian(one.mean[:, None], one.logvar[:, None]), torch.zeros_like(one.mean[:, :1]))
+
+
+@dataclass(frozen=True)
+class Powered(Fusion):
+    """A rule with the powers that a model has learned, as embeddings and indexes keep it.
+
+    Args:
+        rule: One that learns powers.
+        power: Positive, one a role.
+    """
+
+    rule: Fusion = TemperedPoE()
+    power: tuple[float, ...] = ()
+
+    def exponents(self, experts, present, power):
+        return self.rule.exponents(experts, present, power)
+
+    def __call__(self, experts, present, power=None):
+        return self.rule(experts, present, torch.tensor(self.power, device=present.device))
+
+
+@dataclass(frozen=True)
+class Projected(Fusion):
+    """A rule's posterior seen through an affine map, u = A z + c: the exact mean and the marginal variances of u.
+
+    Args:
+        rule: Whose posterior is mapped.
+        matrix: A, (U, D) row by row.
+        offset: c, (U,).
+    """
+
+    rule: Fusion = PoE()
+    matrix: tuple[tuple[float, ...], ...] = ()
+    offset: tuple[float, ...] = ()
+
+    def exponents(self, experts, present, power):
+        return self.rule.exponents(experts, present, power)
+
+    def __call__(self, experts, present, power=None):
+        z = self.rule(experts, present, power)
+        with torch.autocast(present.device.type, enabled=False):
+            matrix = torch.tensor(self.matrix, device=present.device)
+            mean = z.components.mean @ matrix.T + torch.tensor(self.offset, device=present.device)
+            variance = z.components.logvar.exp() @ matrix.square().T
+            return Posterior(Gaussian(mean, variance.log()), z.log_weight)

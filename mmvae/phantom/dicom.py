@@ -1,20 +1,20 @@
 """Digital patients → DICOM studies as four vendors would write them, with records, reports and lesion points beside."""
 
-import copy
 import csv
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import yaml
 from pydicom.charset import default_encoding
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -37,6 +37,11 @@ DESCRIPTIONS = {
     "contrast": ("Ax dyn post contrast", "DYN GD", "Dynamique gadolinium"),
 }  # fmt: skip
 LABELS = ("histology", "orads", "group")
+# What differs between the slices of a volume, ascending; all else is encoded once.
+SLICE_TAGS = tuple(
+    tag_for_keyword(keyword)
+    for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "SliceLocation", "PixelData")
+)
 
 
 def uid(*parts: object) -> str:
@@ -188,18 +193,23 @@ class _Study:
                     str(repeat + 1),
                     str(len(volumes)),
                 )
-            same = _as_written(data, meta.TransferSyntaxUID)
+            shared = [
+                _encoded(data[after:before], meta.TransferSyntaxUID)
+                for after, before in pairwise((0, *SLICE_TAGS, 2**32 - 1))
+            ]
             for k in range(slices):
                 count += 1
-                data = copy.copy(same)
-                data.InstanceNumber = str(count)
-                data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid(
+                own = Dataset()
+                own.InstanceNumber = str(count)
+                own.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid(
                     "image", data.SeriesInstanceUID, count
                 )
-                data.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
-                data.SliceLocation = f"{(corner + k * step)[2]:.6g}"
-                data.add_new("PixelData", "OW", volume[k].astype(kind).tobytes())
-                _save(data, meta, folder / f"{count:04d}.dcm")
+                own.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
+                own.SliceLocation = f"{(corner + k * step)[2]:.6g}"
+                own.add_new("PixelData", "OW", volume[k].astype(kind).tobytes())
+                each = [_encoded(own[tag : tag + 1], meta.TransferSyntaxUID) for tag in SLICE_TAGS]
+                written = b"".join(chain.from_iterable(zip(shared, [*each, b""])))
+                _save(written, meta, folder / f"{count:04d}.dcm")
 
     def _enhanced(self, series: Series) -> None:
         """One multi-frame object (PS3.3 A.36.2) with the functional groups that its definition asks for."""
@@ -335,7 +345,7 @@ class _Study:
         meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, uid("mmvae")
         folder = self.folder / f"{self.number:03d}"
         folder.mkdir(parents=True)
-        _save(data, meta, folder / "0001.dcm")
+        _save(_encoded(data, meta.TransferSyntaxUID), meta, folder / "0001.dcm")
 
 
 def _operating() -> Dataset:
@@ -407,22 +417,23 @@ def _field_of_view(volume: np.ndarray) -> Dataset:
     return item
 
 
-def _as_written(data: Dataset, syntax: UID) -> Dataset:
-    """The same elements as bytes of a transfer syntax: what a series' files share is encoded once."""
+def _encoded(data: Dataset, syntax: UID) -> bytes:
+    """The elements as bytes of a transfer syntax."""
     stream = DicomBytesIO()
     stream.is_implicit_VR, stream.is_little_endian = syntax.is_implicit_VR, True
+    data.set_original_encoding(syntax.is_implicit_VR, True, default_encoding)
     write_dataset(stream, data)
-    stream.seek(0)
-    return read_dataset(stream, syntax.is_implicit_VR, True)
+    return stream.getvalue()
 
 
-def _save(data: Dataset, meta: FileMetaDataset, path: Path) -> None:
-    implicit = meta.TransferSyntaxUID.is_implicit_VR
-    made = FileDataset(str(path), data, b"\0" * 128, meta, implicit, True)
-    made.set_original_encoding(
-        implicit, True, default_encoding
-    )  # elements that are bytes already stay as they are
-    made.save_as(path, enforce_file_format=True)
+def _save(encoded: bytes, meta: FileMetaDataset, path: Path) -> None:
+    """Preamble, file meta information and data set, as PS3.10 section 7.1 orders them."""
+    stream = DicomBytesIO()
+    stream.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(stream, meta, enforce_standard=True)
+    stream.write(encoded)
+    with path.open("wb", buffering=0) as file:
+        file.write(stream.getvalue())
 
 
 def write_study(patient: Patient, seed: int, root: Path, protocol: str) -> Mapping:

@@ -59,7 +59,8 @@ def enhanced_t1(t1_ms: Array, concentration: Array, field: float) -> Array:
     return 1000 / (1000 / t1_ms + RELAXIVITY[field] * concentration)
 
 
-def rician(signal: Array, sigma: float, rng: np.random.Generator) -> Array:
-    """Magnitude of the signal with complex Gaussian noise of σ a channel (Gudbjartsson & Patz 1995)."""
-    real = signal + sigma * rng.standard_normal(signal.shape, np.float32)
-    return np.sqrt(real**2 + (sigma * rng.standard_normal(signal.shape, np.float32)) ** 2)
+def rician(signal: Array, in_phase: Array, quadrature: Array) -> Array:
+    """Magnitude of the signal with Gaussian noise in both channels (Gudbjartsson & Patz 1995)."""
+    squared = np.square(signal + in_phase)
+    squared += np.square(quadrature)
+    return np.sqrt(squared, out=squared)

@@ -107,29 +107,55 @@ def _table(patient: Patient, machine: Mapping) -> dict[str, NDArray]:
     return columns
 
 
-def _image(signal, patient_fat, suppressed, machine, anatomy, texture, rng, low_resolution=False):
+@dataclass(frozen=True)
+class _Receiver:
+    """What the coil and receiver add to every volume of one series: one draw, so that only the tissue differs between its volumes.
+
+    The noise is common to the b-values or phases too: a subtraction of two of them is cleaner than a real one's.
+    """
+
+    fat_left: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    ghost: float
+    in_phase: NDArray[np.float32]
+    quadrature: NDArray[np.float32]
+    scale: float
+    gain: float
+
+
+def _receiver(table, suppressed, machine, anatomy, rng) -> _Receiver:
+    fat = table["fat"] * rng.uniform(0.9, 1.0) if suppressed else np.zeros_like(table["fat"])
+    shape = (anatomy.label.shape[0] // 2, *anatomy.label.shape[1:])
+    bias = np.exp(smooth_noise(rng, shape, (2, 3, 3), 0.2))  # what surface coils leave after correction
+    ghost = rng.uniform(0, 0.03)
+    sigma = machine["noise"] * rng.uniform(0.7, 1.3)
+    in_phase, quadrature = (sigma * rng.standard_normal(shape, np.float32) for _ in range(2))
+    gain = rng.uniform(0.8, 1.2)
+    return _Receiver((1 - fat).astype(np.float32), bias, ghost, in_phase, quadrature, machine["scale"], gain)
+
+
+def _image(signal, receiver, anatomy, texture, low_resolution=False):
     """Tissue signals → int16 volume: fat saturation, texture, partial volume, coil bias, ghosts, Rician noise, scaling."""
-    signal = np.asarray(signal, np.float32)
-    if suppressed:
-        signal = signal * (1 - patient_fat * rng.uniform(0.9, 1.0)).astype(np.float32)
-    fine = signal[anatomy.label] * texture
-    volume = (fine[0::2] + fine[1::2]) / 2  # partial volume of thick slices
+    signal = np.asarray(signal, np.float32) * receiver.fat_left
+    fine = signal[anatomy.label]
+    fine *= texture
+    volume = fine[0::2] + fine[1::2]  # partial volume of thick slices
+    volume /= 2
     if low_resolution:  # echo-planar imaging: half the matrix, shown interpolated
         small = (
             volume[:, 0::2, 0::2] + volume[:, 1::2, 0::2] + volume[:, 0::2, 1::2] + volume[:, 1::2, 1::2]
         ) / 4
         volume = small.repeat(2, 1).repeat(2, 2)
-    bias = np.exp(
-        smooth_noise(rng, volume.shape, (2, 3, 3), 0.2)
-    )  # what surface coils leave after correction
-    ghost = rng.uniform(0, 0.03)
-    volume = volume * bias
-    volume = volume + ghost * np.roll(volume, volume.shape[1] // 3, 1)
+    volume = volume * receiver.bias  # float64 from here
+    ghost = np.roll(volume, volume.shape[1] // 3, 1)
+    ghost *= receiver.ghost
+    volume += ghost
     top = float(np.percentile(volume[::4, ::4, ::4], 99.5)) or 1.0
-    noisy = rician(volume / top, machine["noise"] * rng.uniform(0.7, 1.3), rng)
-    return np.clip(noisy * 1000 * machine["scale"] * rng.uniform(0.8, 1.2), 0, 32000).round().astype(
-        np.int16
-    ), top
+    volume /= top
+    noisy = rician(volume, receiver.in_phase, receiver.quadrature)
+    for factor in (1000, receiver.scale, receiver.gain):
+        noisy *= factor
+    return noisy.clip(0, 32000, out=noisy).round(out=noisy).astype(np.int16), top
 
 
 def _structural(role):
@@ -152,7 +178,7 @@ def _structural(role):
             tr, te, flip = rng.uniform(4, 7), rng.uniform(1.2, 2.4), 12.0
             signal = spoiled_gradient_echo(t["rho"], t["T1"], t["T2s"], tr, te, flip)
             facts = {"ScanningSequence": "GR", "FlipAngle": flip}
-        volume, _ = _image(signal, t["fat"], saturated, machine, anatomy, texture, rng)
+        volume, _ = _image(signal, _receiver(t, saturated, machine, anatomy, rng), anatomy, texture)
         facts = {**facts, "RepetitionTime": round(tr, 1), "EchoTime": round(te, 2)}
         return volume[None], {**facts, "fat_saturated": saturated, "contrast_agent": False, "plane": "axial"}
 
@@ -163,22 +189,10 @@ def _diffusion(patient, machine, size, anatomy, texture, rng):
     t = _table(patient, machine)
     te = rng.uniform(60, 80)
     base = spin_echo(t["rho"], t["T1"], t["T2"], 5000.0, te)
-    state = rng.bit_generator.state
+    receiver = _receiver(t, True, machine, anatomy, rng)
     volumes, first_top = [], None
     for b in machine["b"]:
-        rng.bit_generator.state = (
-            state  # one coil, one receiver: only diffusion and noise differ between the b-values
-        )
-        volume, top = _image(
-            base * diffusion_weighting(t["ADC"], float(b)),
-            t["fat"],
-            True,
-            machine,
-            anatomy,
-            texture,
-            rng,
-            True,
-        )
+        volume, top = _image(base * diffusion_weighting(t["ADC"], float(b)), receiver, anatomy, texture, True)
         first_top = first_top or top
         volumes.append((volume * (top / first_top)).round().astype(np.int16))
     facts = {
@@ -197,13 +211,12 @@ def _contrast(patient, machine, size, anatomy, texture, rng):
     times = np.concatenate([[0.0], np.cumsum(gaps)])
     arrival = rng.uniform(10, 20)
     concentration = extended_tofts(t["Ktrans"], t["ve"], t["vp"], np.maximum(times - arrival, 0))
-    state = rng.bit_generator.state
+    receiver = _receiver(t, True, machine, anatomy, rng)
     volumes, first_top = [], None
     for phase in range(size["phases"]):
-        rng.bit_generator.state = state
         t1 = enhanced_t1(t["T1"], concentration[:, phase], machine["field"])
         signal = spoiled_gradient_echo(t["rho"], t1, t["T2s"], tr, te, flip)
-        volume, top = _image(signal, t["fat"], True, machine, anatomy, texture, rng)
+        volume, top = _image(signal, receiver, anatomy, texture)
         first_top = first_top or top
         volumes.append(np.clip(volume * (top / first_top), 0, 32000).round().astype(np.int16))
     facts = {

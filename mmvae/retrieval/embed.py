@@ -161,7 +161,7 @@ def write_embedding(
     beside.mkdir(parents=True)
     try:
         by_id = {case.case_id: case for case in cohort.cases}
-        mean = experts.means(model.fusion, experts.having(experts.query_roles))
+        mean = experts.means(model.rule, experts.having(experts.query_roles))
         np.savez(
             beside / "experts.npz",
             mean=experts.mean,
@@ -171,7 +171,7 @@ def write_embedding(
         )
         meta = {
             "fingerprint": model.fingerprint(),
-            "fusion": to_plain(model.fusion),
+            "fusion": to_plain(model.rule),
             "distance": model.distance,
             "roles": list(experts.roles),
             "answer_roles": list(experts.answer_roles),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from mmvae.case import Case, Cohort, InputError, Split
-from mmvae.latent.fusion import Fusion
+from mmvae.latent.fusion import Fusion, PoE
 from mmvae.latent.gaussian import DISTANCES
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import Experts, embed
@@ -135,14 +135,17 @@ def _experts(models: Sequence[MMVAE], cohort: Cohort, cases: Sequence[Case], cac
     parts = [embed(model, cohort, cases, cache=cache) for model in models]
     if len(parts) == 1:
         return parts[0]
-    columns = [(part, part.roles.index(role), role) for part in parts for role in part.query_roles]
-    names = [role for _, _, role in columns]
+    names = [role for part in parts for role in part.query_roles]
     if len(set(names)) != len(names):
         raise InputError(
             f"the checkpoints share the roles {sorted({n for n in names if names.count(n) > 1})}; for late fusion give one a role"
         )
-    stack = lambda field: np.stack([getattr(part, field)[:, m] for part, m, _ in columns], 1)  # noqa: E731
-    return Experts(tuple(names), (), parts[0].case_ids, stack("mean"), stack("logvar"), stack("present"))
+    # Each model's own point, as the expert of its role; a space of fewer dimensions is filled up with zeros.
+    points = [part.means(model.rule, part.having(part.query_roles)) for model, part in zip(models, parts)]
+    widest = max(point.shape[1] for point in points)
+    mean = np.stack([np.pad(point, ((0, 0), (0, widest - point.shape[1]))) for point in points], 1)
+    present = np.stack([part.having(part.query_roles).any(1) for part in parts], 1)
+    return Experts(tuple(names), (), parts[0].case_ids, mean, np.zeros_like(mean), present)
 
 
 def choose_late_rule(ranking: Ranking, validation: Side, using: Sequence[str]) -> str:
@@ -211,7 +214,8 @@ def evaluate_fold(
         raise InputError(
             f"no test case has the labels {[level['same'] for level in relevance]}; nothing to evaluate"
         )
-    ranking = Ranking(models[0].fusion, models[0].distance, tuple(relevance))
+    rule = models[0].rule if len(models) == 1 else PoE(prior_expert=False)  # several are points already
+    ranking = Ranking(rule, models[0].distance, tuple(relevance))
     several, roles = len(models) > 1, query.experts.query_roles
     archives = {"unseen": query}
     if "train" in sides and sides["train"].cases:
@@ -230,7 +234,7 @@ def evaluate_fold(
         rows[key] = by_patient([case.patient for case in cases], value, chance)
 
     everyone = lambda using: np.flatnonzero(query.experts.having(using).any(1))  # noqa: E731
-    rule = (
+    late = (
         choose_late_rule(ranking, sides["validation"], roles)
         if "validation" in sides and len(sides["validation"].cases) > 1
         else "rrf"
@@ -244,7 +248,7 @@ def evaluate_fold(
                     f"{prefix}late/{name}",
                     archive,
                     everyone(using),
-                    lambda a, w, u=using: ranking.late(query, a, w, u, rule),
+                    lambda a, w, u=using: ranking.late(query, a, w, u, late),
                 )
             for role in roles:
                 add(
@@ -278,7 +282,7 @@ def evaluate_fold(
                         which,
                         lambda a, w, u=using, s=side: ranking.table(query, a, w, u, s),
                     )
-                add(f"late/{name}", archive, which, lambda a, w, u=using: ranking.late(query, a, w, u, rule))
+                add(f"late/{name}", archive, which, lambda a, w, u=using: ranking.late(query, a, w, u, late))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Validation retrieval during a fit: the number that early stopping watches, and the distance that wins by it."""
+"""Validation retrieval during a fit: the number that early stopping watches, and the readout and distance that win by it."""
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from mmvae.retrieval.metrics import METRICS, counts_as_relevant, gains, labelled
 class RetrievalMonitor(Callback):
     """Logs `val/mAP` and `val/P@5` of validation cases among themselves, answers left out, own patient excluded.
 
-    The distance with the best mAP becomes the model's and is stored in the checkpoint. A cohort whose validation cases
+    The posterior means are compared as they are and through each readout of the model, by each distance; what has the best
+    mAP becomes the model's and is stored in the checkpoint. A cohort whose validation cases
     have no label, or in which nothing is relevant, logs `val/mAP` 0 and says so once.
     """
 
@@ -32,7 +33,7 @@ class RetrievalMonitor(Callback):
             torch.distributed.all_gather_object(parts, means)
             means = {case_id: mean for part in parts for case_id, mean in part.items()}
         data = trainer.datamodule
-        cohort, by_distance = data.cohort, {}
+        cohort, tried = data.cohort, []
         cases = [case for case in data.cases("validation") if case.case_id in means]
         relevance = cohort.card.relevance
         usable = (
@@ -43,20 +44,27 @@ class RetrievalMonitor(Callback):
             z = torch.stack([means[case.case_id] for case in cases])
             labels, patients = [case.labels for case in cases], np.array([case.patient for case in cases])
             gain = gains(labels, labels, relevance)
-            for name, distance in DISTANCES.items():
-                value, _ = score(
-                    distance(z, z).numpy(),
-                    gain,
-                    patients[:, None] != patients[None],
-                    counts_as_relevant(relevance),
-                )
-                known = ~np.isnan(value)
-                by_distance[name] = np.where(known, value, 0).sum(0) / np.maximum(known.sum(0), 1)
-        if not by_distance and not self._told and trainer.is_global_zero:
+            for readout in (None, *module.readouts(z.to(module.device))):
+                seen = z
+                if readout is not None:
+                    matrix, offset = (torch.tensor(x) for x in readout)
+                    seen = z @ matrix.T + offset
+                for name, distance in DISTANCES.items():
+                    value, _ = score(
+                        distance(seen, seen).numpy(),
+                        gain,
+                        patients[:, None] != patients[None],
+                        counts_as_relevant(relevance),
+                    )
+                    known = ~np.isnan(value)
+                    average = np.where(known, value, 0).sum(0) / np.maximum(known.sum(0), 1)
+                    tried.append((float(average[3]), average, readout, name))
+        if not tried and not self._told and trainer.is_global_zero:
             print("validation retrieval: fewer than two labelled validation cases, val/mAP is logged as 0")
             self._told = True
-        best = max(by_distance, key=lambda name: by_distance[name][3]) if by_distance else module.distance
-        module.distance = best
-        values = dict(zip(METRICS, by_distance.get(best, np.zeros(5)).tolist()))
+        values = dict.fromkeys(METRICS, 0.0)
+        if tried:
+            _, average, module.readout, module.distance = max(tried, key=lambda one: one[0])
+            values = dict(zip(METRICS, average.tolist()))
         for metric in ("mAP", "P@5"):
             module.log(f"val/{metric}", values[metric], prog_bar=True, rank_zero_only=False, sync_dist=False)

@@ -44,7 +44,7 @@ def write_evaluation(
             ]
             if len(cases) > 2:
                 experts = embed(model, cohort, cases)
-                means = experts.means(model.fusion, experts.having(experts.query_roles))
+                means = experts.means(model.rule, experts.having(experts.query_roles))
                 space_map(np.asarray(means), [table.classes[c.patient] for c in cases], beside / "map.png")
         beside.rename(out)
     except BaseException:

@@ -1,8 +1,9 @@
 """The clinical record: numbers and categories with missing fields, a likelihood of its own for each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Bool, Float
@@ -102,7 +103,8 @@ class Clinical(Modality):
     """Record fields (F,): numbers as (x − centre) / spread, in log where skewed; categories as their index.
 
     Args:
-        fields: Field names in the record; None takes all that a training case has, answers left out.
+        fields: Field names in the record, or patterns as of a shell (`*_T1_*`); None takes all that a training case has,
+            answers left out. Fitting replaces patterns by the names they match in the training cases.
         centre: Median of each number (of its logarithm where `log`); 0 for a category. None until fitted.
         spread: Interquartile range / 1.349 of the same. None until fitted.
         log: Whether the field is modelled in log. None until fitted.
@@ -117,7 +119,11 @@ class Clinical(Modality):
 
     def fitted(self, training: TrainingViews) -> "Clinical":
         seen = [view.record for view in training.views]
-        names = self.fields or tuple(sorted({name for record in seen for name in record}))
+        known = sorted({name for record in seen for name in record})
+        names = tuple(known) if self.fields is None else tuple(
+            name for given in self.fields for name in (_matching(given, known) if "*" in given else [given])
+        )  # fmt: skip
+        names = tuple(dict.fromkeys(names))
         if not names:
             raise InputError(
                 "Clinical found no record field in the training cases; give the scan `--records`, or drop the role"
@@ -157,9 +163,9 @@ class Clinical(Modality):
         return tuple(map(len, self.categories))
 
     def present(self, view: View) -> bool:
-        return (
-            any(name in view.record for name in self.fields) if self.fields is not None else bool(view.record)
-        )
+        if self.fields is None:
+            return bool(view.record)
+        return any(_matching(given, view.record) for given in self.fields)
 
     def read(self, view: View) -> Observation:
         value, mask = torch.zeros(len(self._sizes)), torch.zeros(len(self._sizes), dtype=torch.bool)
@@ -223,6 +229,10 @@ class Clinical(Modality):
 def _skewness(x: Tensor) -> float:
     centred = x - x.mean()
     return float(centred.pow(3).mean() / centred.square().mean().clamp_min(1e-12).pow(1.5))
+
+
+def _matching(given: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name == given or ("*" in given and fnmatchcase(name, given))]
 
 
 def _words(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A case's findings as controlled terms: a multi-label Bernoulli, with silence told from denial."""
+"""A case's findings as controlled terms, each with its chance, with silence told from denial."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,22 +28,34 @@ class _Encoder(nn.Module):
         return Gaussian(mean, logvar.clamp(-10, 6))
 
 
-# A sure finding has a logit of ±5, and z has unit scale: weights that begin near 1 / √D would take hundreds of steps to
-# get there, while the encoders learn from blurred answers.
-GAIN = 5.0
+SPREAD = 0.6  # of a term about its chance, in deviations over the training cases
+# z has unit scale: slopes that begin near 1 / √D would take hundreds of steps to say anything sure, while the encoders
+# learn from blurred answers.
+GAIN = 3.0
 
 
 class _Decoder(nn.Module):
-    """Linear: findings organise the latent space along directions, which a deep decoder would be free to fold."""
+    """The chance of each term as a linear function of z, by squared error over the term's own deviation in training.
 
-    def __init__(self, count: int, latent_dim: int):
+    Squared error is a proper score of a chance (Brier 1950). Unlike a logit, which grows without end where a finding is
+    sure, a chance stops at 0 and 1: two cases that surely lack fat lie together. Divided by the deviation, a rare term
+    counts as a common one. Linear, so that findings organise the latent space along directions, which a deep decoder
+    would be free to fold.
+    """
+
+    def __init__(self, share: tuple[float, ...], latent_dim: int):
         super().__init__()
-        self.logits = nn.Linear(latent_dim, count)
+        self.slope = nn.Linear(latent_dim, len(share))
+        nn.init.zeros_(self.slope.bias)
+        usual = torch.tensor(share)
+        self.register_buffer("usual", usual)
+        self.register_buffer("deviation", (usual * (1 - usual)).sqrt())
 
     def forward(self, z: Float[Tensor, "B D"]):
-        from pyro.distributions import Bernoulli
+        from pyro.distributions import Normal
 
-        return Bernoulli(logits=GAIN * self.logits(z).float(), validate_args=False)
+        chance = self.usual + GAIN * self.deviation * self.slope(z).float()
+        return Normal(chance, (SPREAD * self.deviation).expand_as(chance), validate_args=False)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Terms(Modality):
         file: YAML list of names, or of {name, parent}; None takes the card's list.
         names: The terms. None until fitted.
         parents: The parent of each, "" where it has none. None until fitted.
+        share: Of the training cases that answer, how many state it, never quite 0 or 1. None until fitted.
     """
 
     source: Literal["terms", "labels"] = "terms"
@@ -66,6 +79,7 @@ class Terms(Modality):
     file: str | None = None
     names: tuple[str, ...] | None = None
     parents: tuple[str, ...] | None = None
+    share: tuple[float, ...] | None = None
 
     def fitted(self, training: TrainingViews) -> "Terms":
         if self.source == "labels":
@@ -79,15 +93,24 @@ class Terms(Modality):
                     f"Terms finds the label {self.label!r} in no training case; the card's targets are "
                     f"{list(training.card.targets)}, and a role made of a label must stand in model.answer_roles"
                 )
-            return replace(self, names=tuple(seen), parents=(self.label,) * len(seen))
+            listed = [{"name": name, "parent": self.label} for name in seen]
+            return self._counted(listed, training)
         listed = self._from_file() if self.file else list(training.card.terms)
         if not listed:
             raise InputError(
                 "the cohort's card lists no terms and Terms.file is not set; give one of the two, or drop the role"
             )
-        return replace(
+        return self._counted(listed, training)
+
+    def _counted(self, listed: list[dict], training: TrainingViews) -> "Terms":
+        named = replace(
             self, names=tuple(t["name"] for t in listed), parents=tuple(t.get("parent") or "" for t in listed)
         )
+        stated, answered = torch.zeros(len(listed)), torch.zeros(len(listed))
+        for view in training.views:
+            seen = named.read(view)
+            stated, answered = stated + seen.value, answered + seen.mask
+        return replace(named, share=tuple(((stated + 0.5) / (answered + 1)).tolist()))
 
     def _from_file(self) -> list[dict]:
         try:
@@ -138,7 +161,7 @@ class Terms(Modality):
         return _Encoder(self._count, latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        return _Decoder(self._count, latent_dim)
+        return _Decoder(self.share, latent_dim)
 
     def render(self, view: View) -> str:
         return "; ".join(sorted(self._listed(view) or ())) or "no finding stated"

@@ -1,0 +1,175 @@
+"""The cohorts of the suite: how each is made, its roles, what may teach, and the budget that all its cells share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmvae_clinical import Clinical
+from mmvae_mri.contrast import Contrast
+from mmvae_mri.dwi import DWI
+from mmvae_mri.structural import FLAIR, T1, T2
+from mmvae_report import Report
+from mmvae_terms import Terms
+
+from benchmarks.setup import GRID, IMAGES, MOTION, Budget
+from mmvae.batch import MotionRange
+from mmvae.case import Cohort
+from mmvae.modality import Modality
+from mmvae.phantom.cohort import write_phantom_cohort
+
+_BRAIN = {"shape": (16, 40, 40), "spacing_mm": (9.0, 5.0, 5.0)}
+_SEQUENCES = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
+RECIPES = {
+    "phantom": {
+        "t1": T1(**GRID),
+        "t1_fs": T1(fat_saturated=True, **GRID),
+        "t2": T2(**GRID),
+        "dwi": DWI(**GRID),
+        "contrast": Contrast(**GRID),
+        "clinical": Clinical(),
+        "report": Report(),
+        "terms": Terms(),
+        "label": Terms(source="labels", label="histology"),
+    },
+    "tcga_lgg": {
+        "t1": T1(**_BRAIN),
+        "flair": FLAIR(**_BRAIN),
+        "t1_post": T1(contrast_agent=True, **_BRAIN),
+        "clinical": Clinical(fields=("age_years", "sex")),
+        "terms": Terms(),
+        "molecular": Terms(source="labels", label="molecular"),
+        "location": Terms(source="labels", label="location"),
+    },
+    "glioma_radiomics": {
+        **{role: Clinical(fields=(f"*_{name}", f"*_{name}_*")) for role, name in _SEQUENCES.items()},
+        "cohort": Terms(source="labels", label="cohort"),
+    },
+}
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SIZES = (600, 200, 400)  # training, validation, test patients of the phantom's bench set
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One cohort's part of the suite.
+
+    Args:
+        roles: Query roles, all in every cell unless it names fewer.
+        images: The group that the headline's queries are made of.
+        supervision: Row name → answer roles that are decoded in training.
+        weights: Of the answer roles' log-likelihoods.
+        budget: Epochs, cases a step, learning rate, latent dimensions.
+        motion: Augmentation.
+        targets: Relevance by one label each; empty takes the card's.
+        folds: 0: one split.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    images: tuple[str, ...]
+    supervision: Mapping[str, tuple[str, ...]]
+    weights: Mapping[str, float]
+    budget: Budget
+    motion: MotionRange = field(default_factory=MotionRange)
+    targets: tuple[str, ...] = ()
+    folds: int = 0
+    weight_decay: float = 0.01
+
+    def recipes(self, roles: tuple[str, ...]) -> dict[str, Modality]:
+        """The recipes of these roles."""
+        return {role: RECIPES[self.name][role] for role in roles}
+
+    def cohort(self, work: Path, seed: int) -> Path:
+        """The cohort's folder below `work`, made unless it is there.
+
+        Raises:
+            SystemExit: where real data is needed and `$MMVAE_DATA` does not name it.
+        """
+        path = work / ("cohort" if self.name == "phantom" and seed == 1 else f"cohort-{self.name}-{seed}")
+        if path.exists():
+            return path
+        if self.name == "phantom":
+            write_phantom_cohort(sum(SIZES), seed, path, SIZES, jobs=os.cpu_count() or 1)
+            return path
+        data = os.environ.get("MMVAE_DATA")
+        if data is None:
+            sys.exit(
+                f"the cohort {self.name} is made of real data: set MMVAE_DATA to the folder that holds it"
+            )
+        source, table = SOURCES[self.name]
+        command = ["scan", str(Path(data) / source), "--map", str(EXPERIMENTS / self.name / "map.yaml"), "--records", str(Path(data) / table)]  # fmt: skip
+        split = ["--folds", str(self.folds)] if self.folds else []
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "mmvae.cli",
+                *command,
+                *split,
+                "--split-seed",
+                str(seed),
+                "--out",
+                str(path),
+            ],
+            check=True,
+        )
+        return path
+
+    def load(self, work: Path, seed: int) -> Cohort:
+        """The cohort, read."""
+        return Cohort.load(self.cohort(work, seed))
+
+
+SOURCES = {
+    "tcga_lgg": ("tcga_lgg_mri", "tcga_lgg_mri/clinical.csv"),
+    "glioma_radiomics": ("glioma_radiomics", "glioma_radiomics/radiomics.csv"),
+}
+
+BENCHES = {
+    bench.name: bench
+    for bench in (
+        Bench(
+            "phantom",
+            (*IMAGES, "clinical"),
+            IMAGES,
+            {
+                "none": (),
+                "report": ("report",),
+                "findings": ("terms",),
+                "report+findings": ("report", "terms"),
+                "labels": ("label",),
+            },
+            {"report": 10.0, "terms": 3000.0, "label": 3000.0},
+            Budget(),
+            MOTION,
+        ),
+        Bench(
+            "tcga_lgg",
+            ("t1", "flair", "t1_post", "clinical"),
+            ("t1", "flair", "t1_post"),
+            {"none": (), "findings": ("terms",), "labels": ("molecular", "location")},
+            {"terms": 1000.0, "molecular": 1000.0, "location": 1000.0},
+            Budget(epochs=40, batch_size=16, lr=1e-3, latent_dim=32),
+            # No left-right flip: laterality is a finding, and a flip would destroy it.
+            MotionRange(rotation_deg=8.0, translation_mm=6.0, scale=0.08),
+            ("molecular", "location"),
+            5,
+            0.1,
+        ),
+        Bench(
+            "glioma_radiomics",
+            ("t1", "t1gd", "t2", "flair"),
+            ("t1", "t1gd", "t2", "flair"),
+            {"none": (), "labels": ("cohort",)},
+            {"cohort": 1000.0},
+            Budget(epochs=60, batch_size=16, lr=1e-3, latent_dim=32),
+            MotionRange(),
+            ("cohort",),
+            5,
+            0.1,
+        ),
+    )
+}

@@ -1,0 +1,264 @@
+"""One cell of a grid: everything that a training depends on, its run by the same fit and evaluation as a user's, its row."""
+
+import hashlib
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.benches import BENCHES, Bench
+from benchmarks.resolve import made, short
+from benchmarks.setup import Budget, train, versions
+from mmvae.case import Case, Cohort, write_cohort
+from mmvae.data import seed_of
+from mmvae.model import MMVAE
+from mmvae.retrieval.embed import embed
+from mmvae.retrieval.evaluate import Ranking, Side, evaluate
+from mmvae.retrieval.metrics import PerPatient, summarise
+
+VISIBILITY = {
+    # chance of a query role, chance of an answer role, subsets a step, chance of being decoded
+    "random": {"roles": 0.4, "answers": 0.1, "subsets": 6, "scored": 0.35},
+    "classical": {"roles": 1.0, "answers": 1.0, "subsets": 1, "scored": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """cohort × fusion × objective × visibility × missing rate × supervision × seed; a default is left out of the id.
+
+    Args:
+        cohort: Name in `BENCHES`.
+        cohort_seed: Of the phantom, or of the folds.
+        fusion: As in YAML.
+        objective: As in YAML.
+        visibility: `random` subsets, or `classical`: all present are visible.
+        missing: Share of the training cases' series taken away at random.
+        incomplete: Training cases that lack a series are `kept` or `discarded`.
+        supervision: Row name.
+        roles: Query roles; empty: all.
+        seed: Of the training.
+        epochs: 0: the bench's budget.
+        settings: Further `model.*` settings, the outcome of tuning, e.g. {"lr": 0.001}.
+    """
+
+    cohort: str = "phantom"
+    cohort_seed: int = 1
+    fusion: str | Mapping = "PoE"
+    objective: str | Mapping = "ELBO"
+    visibility: str = "random"
+    missing: float = 0.0
+    incomplete: str = "kept"
+    supervision: str = "report+findings"
+    roles: tuple[str, ...] = ()
+    seed: int = 1
+    epochs: int = 0
+    settings: Mapping = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, written: Mapping) -> "Cell":
+        """From YAML or a row.
+
+        Raises:
+            ValueError: naming what is unknown.
+        """
+        unknown = set(written) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"a cell has no {sorted(unknown)}; it has {[f.name for f in fields(cls)]}")
+        cell = cls(**{**written, "roles": tuple(written.get("roles", ()))})
+        if cell.cohort not in BENCHES:
+            raise ValueError(f"cohort {cell.cohort!r}: expected one of {sorted(BENCHES)}")
+        if cell.visibility not in VISIBILITY:
+            raise ValueError(f"visibility {cell.visibility!r}: expected one of {sorted(VISIBILITY)}")
+        if cell.supervision not in cell.bench.supervision:
+            raise ValueError(
+                f"supervision {cell.supervision!r}: {cell.cohort} has {sorted(cell.bench.supervision)}"
+            )
+        return cell
+
+    @property
+    def bench(self) -> Bench:
+        """Its cohort's part of the suite."""
+        return BENCHES[self.cohort]
+
+    @property
+    def id(self) -> str:
+        """A file name: the supervision, what is not default, the seed."""
+        default, parts = Cell(), [self.supervision]
+        if self.cohort != default.cohort or self.cohort_seed != default.cohort_seed:
+            parts.insert(0, f"{self.cohort}{self.cohort_seed}")
+        if self.fusion != default.fusion:
+            parts.append(short(self.fusion, "fusion"))
+        if self.objective != default.objective:
+            parts.append(short(self.objective, "objective"))
+        if self.visibility != default.visibility:
+            parts.append(self.visibility)
+        if self.missing or self.incomplete != default.incomplete:
+            parts.append(f"missing {self.missing:g} {self.incomplete}")
+        parts += [*(["+".join(self.roles)] if self.roles else [])]
+        parts += [f"{k}={v}" for k, v in sorted(self.settings.items())]
+        parts += [f"{self.epochs} epochs"] if self.epochs else []
+        name = ",".join(parts).replace("/", "_").replace(" ", "_")
+        if len(name) > 120:
+            name = name[:100] + hashlib.sha256(name.encode()).hexdigest()[:12]
+        return f"{name}-{self.seed}"
+
+    def plain(self) -> dict:
+        """All fields as JSON: what re-runs it."""
+        return {**asdict(self), "roles": list(self.roles)}
+
+    # ---- the run --------------------------------------------------------------------------------------------------------
+
+    def budget(self) -> Budget:
+        """The bench's, with its own epochs and learning rate where it names them."""
+        given = {"epochs": self.epochs} if self.epochs else {}
+        return replace(self.bench.budget, **given, **{k: v for k, v in self.settings.items() if k == "lr"})
+
+    def model(self) -> MMVAE:
+        """Not yet fitted."""
+        bench, visible = self.bench, VISIBILITY[self.visibility]
+        answers, roles = bench.supervision[self.supervision], self.roles or bench.roles
+        images = [role for role in roles if role in bench.images]
+        budget = self.budget()
+        return MMVAE(
+            bench.recipes((*roles, *answers)),
+            latent_dim=budget.latent_dim,
+            fusion=made(self.fusion, "fusion"),
+            objective=made(self.objective, "objective"),
+            answer_roles=list(answers),
+            weights={role: bench.weights[role] for role in answers},
+            visible={**dict.fromkeys(roles, visible["roles"]), **dict.fromkeys(answers, visible["answers"])},
+            subsets=visible["subsets"],
+            scored=visible["scored"],
+            groups={"images": images} if images else {},
+            **{"weight_decay": bench.weight_decay, "lr": budget.lr, "seed": self.seed, **self.settings},
+        )
+
+    def train(self, work: Path) -> tuple[Cohort, list[MMVAE]]:
+        """The cohort it is judged on, and its models: one, or one a fold."""
+        bench = self.bench
+        path = bench.cohort(work, self.cohort_seed)
+        learnt = path
+        if self.missing or self.incomplete == "discarded":
+            learnt = thinned(path, self.missing, self.incomplete, work)
+        models = [
+            train(
+                self.model(), str(learnt), self.seed, self.budget(),
+                work / "runs" / f"{self.id}{'' if fold is None else f'-fold{fold}'}", bench.motion, fold,
+            )
+            for fold in (range(bench.folds) if bench.folds else (None,))
+        ]  # fmt: skip
+        cohort = Cohort.load(path)
+        if (
+            learnt != path
+        ):  # trained on the thinned copy's splits, judged on the whole cohort's same test patients
+            for model in models:
+                model.data_identity["splits"] = cohort.splits.sha256
+        return cohort, models
+
+    def run(self, work: Path) -> tuple[dict[str, PerPatient], dict]:
+        """Per-patient rows by KEY of metrics.json (behind `TARGET|` where the bench has several), and the row's other fields."""
+        start = time.time()
+        cohort, models = self.train(work)
+        seconds, rows = time.time() - start, {}
+        for target in self.bench.targets or (None,):
+            table = evaluate(models, cohort, target).rows
+            prefix = f"{target}|" if len(self.bench.targets) > 1 else ""
+            rows |= {prefix + key: row for key, row in table.items()}
+            if len(models[0].query_roles) == 1:
+                rows[f"{prefix}group/images"] = table[models[0].query_roles[0]]
+        seen = sum(len(set(fold.train)) for fold in cohort.splits.folds) * self.budget().epochs
+        return rows, {
+            "cell": self.plain(),
+            "config": {
+                **models[0].config(),
+                "budget": asdict(self.budget()),
+                "motion": asdict(self.bench.motion),
+            },
+            "seed": self.seed,
+            "versions": versions(),
+            "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+            "threads": os.environ.get("OMP_NUM_THREADS", "unset"),
+            "training_seconds": round(seconds, 1),
+            "samples_per_second": round(seen / seconds, 2),
+            "splits": cohort.splits.sha256,
+            "phantom": cohort.card.phantom,
+            "supervision": self.supervision,
+            "weights": models[0].weight_of,
+            "distance": [model.distance for model in models],
+            "readout": [model.readout is not None for model in models],
+            "validation_mAP": validation(models, cohort, self.bench),
+        }
+
+
+def validation(models: list[MMVAE], cohort: Cohort, bench: Bench) -> float:
+    """mAP of the group images among validation patients (folds: against the training cases), averaged over folds and targets."""
+    values = []
+    for target in bench.targets or (None,):
+        relevance = tuple(cohort.card.relevance) if target is None else ({"gain": 1, "same": [target]},)
+        for model in models:
+            split = cohort.splits.fold(model.data_identity.get("fold"))
+            sides = {}
+            for name in ("validation", "train"):
+                wanted = set(getattr(split, name))
+                cases = [case for case in cohort.cases if case.patient in wanted]
+                if name == "validation" or bench.folds:
+                    sides[name] = Side.of(cases, embed(model, cohort, cases), relevance)
+            query, archive = sides["validation"], sides["train" if bench.folds else "validation"]
+            ranking = Ranking(model.rule, model.distance, relevance)
+            using = [role for role in model.roles if role in bench.images]
+            rows = np.flatnonzero(query.experts.having(using).any(1))
+            distance, usable = ranking.table(query, archive, rows, using, "matched")
+            value, _ = ranking.judge(distance, usable, [query.cases[i] for i in rows], archive.cases)
+            values.append(float(np.nanmean(value[:, 3])))
+    return float(np.mean(values))
+
+
+def thinned(path: Path, missing: float, incomplete: str, work: Path) -> Path:
+    """A copy of the cohort whose training cases lack so many of their series, at random; discarded: only whole cases train."""
+    out = work / f"{path.name}-missing-{missing:g}-{incomplete}"
+    if out.exists():
+        return out
+    cohort = Cohort.load(path)
+    single = cohort.splits.fold(None)
+    series = lambda case: {name for name in map(series_of, case.assets) if name}  # noqa: E731
+    every = set().union(*map(series, cohort.cases))
+    cases = [_without(c, missing) if c.patient in set(single.train) else c for c in cohort.cases]
+    whole = {case.patient for case in cases if series(case) == every}
+    kept = single.train if incomplete == "kept" else tuple(p for p in single.train if p in whole)
+    beside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    splits = replace(cohort.splits, folds=(replace(single, train=kept),))
+    write_cohort(beside, cohort.card, cases, splits)
+    (beside / "cases").symlink_to((path / "cases").resolve())
+    shutil.copy(path / "skipped.jsonl", beside / "skipped.jsonl")
+    beside.rename(out)
+    return out
+
+
+def series_of(asset) -> str | None:
+    """What a volume is a series of: its kind, and whether fat is suppressed; None for what is no volume."""
+    return f"{asset.kind} {asset.facts.get('fat_saturated')}" if asset.type == "volume" else None
+
+
+def _without(case: Case, missing: float) -> Case:
+    """Each series stays by chance, the draw keyed by case; one always does."""
+    rng = np.random.default_rng(seed_of("missing", case.case_id))
+    series = sorted({a for a in map(series_of, case.assets) if a})
+    drawn = dict(zip(series, rng.random(len(series))))
+    gone = {name for name, u in drawn.items() if u < missing}
+    if series and gone == set(series):
+        gone.discard(max(drawn, key=drawn.get))
+    return replace(case, assets=tuple(a for a in case.assets if series_of(a) not in gone))
+
+
+def row_of(rows: Mapping[str, PerPatient], extra: Mapping) -> dict:
+    """The JSONL row: all but the per-patient values, with each key's intervals."""
+    kept = {key: row for key, row in rows.items() if not key.startswith("training/")}
+    return {**extra, "metrics": {key: summarise(row.value, row.chance) for key, row in kept.items()}}

@@ -1,0 +1,168 @@
+"""A suite's YAML → cells; runs what is not yet there, in as many processes as are started on the same folder."""
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from benchmarks.cell import Cell, row_of
+from benchmarks.units import load, save
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Cells in their order, and how each rule is tuned before.
+
+    Args:
+        name: Of the result files.
+        cells: What is run.
+        tuning_epochs: Of each tried configuration; 0: nothing is tuned.
+        configurations: `model.*` settings, as many for each cohort and fusion; the best by validation mAP is every cell's of that pair.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    tuning_epochs: int = 0
+    configurations: tuple[Mapping, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "Suite":
+        """From YAML: `cells` is a list of grids, in which a list of values is crossed with every other list.
+
+        Raises:
+            ValueError: naming what is unknown.
+        """
+        written = yaml.safe_load(path.read_text())
+        unknown = set(written) - {"name", "cells", "tuning"}
+        if unknown:
+            raise ValueError(
+                f"{path.name}: unknown field {sorted(unknown)[0]!r}; expected name, cells, tuning"
+            )
+        cells = [Cell.of(one) for grid in written["cells"] for one in _crossed(grid)]
+        tuning = written.get("tuning") or {}
+        unique = tuple(dict.fromkeys(cell.id for cell in cells))
+        by_id = {cell.id: cell for cell in cells}
+        return cls(
+            written["name"],
+            tuple(by_id[i] for i in unique),
+            tuning.get("epochs", 0),
+            tuple(tuning.get("configurations", ())),
+        )
+
+    # ---- tuning -----------------------------------------------------------------------------------------------------------
+
+    def trials(self, cell: Cell) -> list[Cell]:
+        """The configurations tried for this cell's cohort and fusion: its most common supervision, random subsets, seed 1."""
+        like = replace(
+            cell, visibility="random", missing=0.0, incomplete="kept", roles=(), seed=1, settings={}
+        )
+        same = [
+            c
+            for c in self.cells
+            if (c.cohort, c.cohort_seed, c.fusion) == (cell.cohort, cell.cohort_seed, cell.fusion)
+        ]
+        first = next((c for c in same if c.visibility == "random"), same[0])
+        like = replace(like, supervision=first.supervision, objective=first.objective)
+        return [replace(like, epochs=self.tuning_epochs, settings=dict(s)) for s in self.configurations]
+
+    def tuned(self, cell: Cell, work: Path) -> Cell | None:
+        """The cell with the settings that won; None while a trial is missing."""
+        if not self.configurations:
+            return cell
+        values = {}
+        for trial in self.trials(cell):
+            path = _unit(work, trial)
+            if not path.exists():
+                return None
+            values[json.dumps(trial.settings)] = load(path)[1]["validation_mAP"]
+        return replace(cell, settings=json.loads(max(values, key=values.get)))
+
+    def todo(self, work: Path) -> Iterator[Cell]:
+        """Trials, then cells, as they can be run."""
+        yield from _unique(t for cell in self.cells for t in self.trials(cell))
+        for cell in self.cells:
+            while (tuned := self.tuned(cell, work)) is None:
+                time.sleep(5)  # another process is at the last trial
+            yield tuned
+
+
+def _unique(cells: Iterator[Cell]) -> Iterator[Cell]:
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.id not in seen:
+            seen.add(cell.id)
+            yield cell
+
+
+def _crossed(grid: Mapping) -> Iterator[dict]:
+    lists = {k: v for k, v in grid.items() if isinstance(v, list) and k != "roles"}
+    for values in itertools.product(*lists.values()):
+        yield {**grid, **dict(zip(lists, values))}
+
+
+def _unit(work: Path, cell: Cell) -> Path:
+    return work / "units" / f"{cell.id}.json"
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether this process alone makes `path` now; a claim of a process that has died counts for nothing."""
+    claim = path.with_suffix(".claim")
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    if claim.exists():
+        with contextlib.suppress(ValueError, ProcessLookupError, FileNotFoundError):
+            os.kill(int(claim.read_text()), 0)
+            yield False
+            return
+        claim.unlink(missing_ok=True)
+    try:
+        stream = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        yield False
+        return
+    os.write(stream, str(os.getpid()).encode())
+    os.close(stream)
+    try:
+        yield True
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def make(path: Path, run: Callable[[], tuple[dict, dict]]) -> None:
+    """Runs one unit unless it is there or another process is at it."""
+    if path.exists():
+        return
+    with claimed(path) as mine:
+        if not mine or path.exists():
+            return
+        start = time.time()
+        rows, extra = run()
+        save(path, rows, {**extra, "seconds": round(time.time() - start, 1)})
+        print(f"{path.stem}: {time.time() - start:.0f} s", flush=True)
+
+
+def run(suite: Suite, work: Path) -> None:
+    """Every cell that is not there yet."""
+    for cell in suite.todo(work):
+        make(_unit(work, cell), lambda c=cell: c.run(work))
+
+
+def rows(suite: Suite, work: Path) -> list[dict]:
+    """The JSONL rows of the cells and trials made so far."""
+    made = []
+    for trial in _unique(t for cell in suite.cells for t in suite.trials(cell)):
+        if _unit(work, trial).exists():
+            made.append({"suite": suite.name, "part": "tuning", **row_of(*load(_unit(work, trial)))})
+    for cell in suite.cells:
+        if suite.configurations and not all(_unit(work, t).exists() for t in suite.trials(cell)):
+            continue
+        tuned = suite.tuned(cell, work)
+        if _unit(work, tuned).exists():
+            made.append({"suite": suite.name, "part": "grid", **row_of(*load(_unit(work, tuned)))})
+    return made
