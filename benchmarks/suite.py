@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.baseline import knn
+from benchmarks.benches import BENCHES
 from benchmarks.cell import Cell, row_of
 from benchmarks.units import load, save
 
@@ -148,7 +150,13 @@ def make(path: Path, run: Callable[[], tuple[dict, dict]]) -> None:
 
 
 def run(suite: Suite, work: Path) -> None:
-    """Every cell that is not there yet."""
+    """Every cell that is not there yet, and the k-NN baseline of each cohort that has folds."""
+    for bench, seed in dict.fromkeys((cell.bench.name, cell.cohort_seed) for cell in suite.cells):
+        if BENCHES[bench].folds:
+            make(
+                work / "units" / f"knn-{bench}-{seed}.json",
+                lambda b=BENCHES[bench], s=seed: knn(b.load(work, s), b),
+            )
     for cell in suite.todo(work):
         make(_unit(work, cell), lambda c=cell: c.run(work))
 

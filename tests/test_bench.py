@@ -1,0 +1,203 @@
+"""The suite: the smallest grid end to end, resumed after a kill, re-run from a row; thinned cohorts; the report's arithmetic."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import benches
+from benchmarks.__main__ import main
+from benchmarks.baseline import knn
+from benchmarks.benches import BENCHES
+from benchmarks.cell import Cell, series_of, thinned
+from benchmarks.report import pooled, ratio_interval, write
+from benchmarks.resolve import made, short
+from benchmarks.suite import Suite, claimed
+from benchmarks.units import load
+from mmvae.case import Cohort
+from mmvae.cli import main as mmvae
+from mmvae.latent.fusion import Hellinger, MomentMatched
+from mmvae.latent.objective import ELBO, Alignment, Sum
+from mmvae.retrieval.metrics import PerPatient
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "benchmarks" / "suites" / "smoke.yaml"
+WANTED = {"cell", "config", "seed", "versions", "hardware", "threads", "splits", "phantom", "supervision", "weights", "metrics",
+          "samples_per_second", "seconds", "validation_mAP"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(phantom, tmp_path_factory):
+    """A work folder whose cohort is the small phantom, with the smoke grid run."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "cohort").symlink_to(phantom)
+    assert main(["run", str(SMOKE), "--work", str(folder), "--results", str(folder / "smoke")]) == 0
+    return folder
+
+
+def rows_of(work):
+    return [json.loads(line) for line in (work / "smoke.jsonl").read_text().splitlines()]
+
+
+def test_a_grid_leaves_one_full_row_a_run_with_as_many_trials_for_each_rule(work):
+    rows = rows_of(work)
+    assert all(set(row) >= WANTED for row in rows)
+    suite = Suite.read(SMOKE)
+    assert [row["part"] for row in rows].count("grid") == len(suite.cells) == 5
+    fusions = [row["config"]["fusion"]["class_path"] for row in rows if row["part"] == "tuning"]
+    assert {f: fusions.count(f) for f in fusions} == dict.fromkeys(fusions, 2)
+    for row in rows:
+        assert row["phantom"] and row["weights"]["terms"] == 3000
+        assert 0 <= row["metrics"]["group/images"]["mAP"]["value"] <= 1
+
+
+def test_what_is_there_is_not_run_again_and_a_dead_process_claims_nothing(work, capsys):
+    units = sorted((work / "units").glob("*.json"))
+    stamps = {path: path.stat().st_mtime_ns for path in units}
+    gone = next(path for path in units if "MoE" in path.name and "lr" not in path.name)
+    before = load(gone)
+    gone.unlink()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone.with_suffix(".claim").write_text(str(dead.pid))
+    assert main(["run", str(SMOKE), "--work", str(work)]) == 0
+    assert all(path.stat().st_mtime_ns == stamps[path] for path in units if path != gone)
+    after = load(gone)
+    for key, row in before[0].items():
+        np.testing.assert_array_equal(row.value, after[0][key].value)  # the same seed gives the same run
+
+
+def test_a_unit_that_another_process_makes_is_left_to_it(tmp_path):
+    path = tmp_path / "units" / "x.json"
+    path.parent.mkdir()
+    path.with_suffix(".claim").write_text(str(os.getppid()))
+    with claimed(path) as mine:
+        assert not mine
+    path.with_suffix(".claim").unlink()
+    with claimed(path) as mine, claimed(path) as again:
+        assert mine and not again
+    assert not path.with_suffix(".claim").exists()
+
+
+def test_a_cell_runs_again_from_its_row(work, tmp_path, capsys):
+    (tmp_path / "cohort").symlink_to((work / "cohort").resolve())
+    rows = rows_of(work)
+    line = next(n for n, row in enumerate(rows, 1) if row["part"] == "grid")
+    assert main(["rerun", f"{work / 'smoke.jsonl'}:{line}", "--work", str(tmp_path)]) == 0
+    value = rows[line - 1]["metrics"]["group/images"]["mAP"]["value"]
+    printed = capsys.readouterr().out
+    assert f"group/images: row {value}" in printed
+    assert f"now {value}" in printed
+
+
+def test_the_report_says_first_what_is_missed_and_refreshes_the_readme_between_its_markers(work, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("above\n<!-- mmvae-bench: begin -->\nold\n<!-- mmvae-bench: end -->\nbelow\n")
+    write(work, tmp_path / "results", readme)
+    text = (tmp_path / "results" / "report.md").read_text()
+    assert text.splitlines()[2].startswith(("Bars missed:", "No bar that was measured"))
+    assert "| cell | trainings |" in text
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "<table>" in page and "data:image/png;base64," in page
+    written = readme.read_text()
+    assert written.startswith("above\n") and written.endswith("below\n") and "old" not in written
+    assert "| visibility |" in written
+
+
+def test_a_thinned_cohort_lacks_so_many_training_series_and_leaves_the_others_whole(phantom, tmp_path):
+    before = Cohort.load(phantom)
+    for incomplete in ("kept", "discarded"):
+        after = Cohort.load(thinned(phantom, 0.5, incomplete, tmp_path))
+        training, count = set(before.splits.fold(None).train), {"before": 0, "after": 0}
+        for a, b in zip(before.cases, after.cases):
+            if a.patient not in training:
+                assert a.assets == b.assets
+                continue
+            volumes = [sum(series_of(x) is not None for x in case.assets) for case in (a, b)]
+            assert volumes[1] >= 1
+            count["before"], count["after"] = count["before"] + volumes[0], count["after"] + volumes[1]
+        assert 0.35 < count["after"] / count["before"] < 0.65
+        kept = after.splits.fold(None).train
+        assert len(kept) == len(training) if incomplete == "kept" else len(kept) < len(training)
+        assert after.splits.fold(None).test == before.splits.fold(None).test
+
+
+def test_names_in_a_suite_are_what_fit_would_make():
+    assert made("Hellinger", "fusion") == Hellinger()
+    assert made({"class_path": "mmvae.latent.fusion.MomentMatched"}, "fusion") == MomentMatched(Hellinger())
+    both = {"class_path": "Sum", "init_args": {"terms": ["ELBO", {"class_path": "Alignment", "init_args": {"weight": 3.0}}]}}  # fmt: skip
+    assert made(both, "objective") == Sum((ELBO(), Alignment(3.0)))
+    assert short(both, "objective") == "Sum(terms=ELBO + Alignment(weight=3.0))"
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ({"cohort": "brats"}, "cohort 'brats': expected one of"),
+        ({"visibility": "all"}, "visibility 'all': expected one of"),
+        ({"supervision": "love"}, "supervision 'love': phantom has"),
+        ({"fuson": "PoE"}, "a cell has no \\['fuson'\\]"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_what_there_is(cell, message):
+    with pytest.raises(ValueError, match=message):
+        Cell.of(cell)
+
+
+def test_every_suite_reads_and_no_two_cells_share_a_file():
+    for path in (ROOT / "benchmarks" / "suites").glob("*.yaml"):
+        ids = [cell.id for cell in Suite.read(path).cells]
+        assert len(ids) == len(set(ids)) > 0
+
+
+def test_pooling_and_ratios_by_loops():
+    rng = np.random.default_rng(0)
+    a = PerPatient(("x", "y"), rng.random((2, 5)), rng.random((2, 5)))
+    b = PerPatient(("y", "z"), rng.random((2, 5)), rng.random((2, 5)))
+    got = pooled([a, b])
+    assert got.patients == ("x", "y", "z")
+    np.testing.assert_allclose(got.value, [a.value[0], (a.value[1] + b.value[0]) / 2, b.value[1]])
+    ratio, low, high = ratio_interval(a, b)
+    assert ratio == pytest.approx(a.value[1, 3] / b.value[0, 3])
+    assert low == pytest.approx(high) == pytest.approx(ratio)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Sixty made-up gliomas in the layout of glioma_radiomics, scanned by the experiment's own MAP."""
+    folder, rng = tmp_path_factory.mktemp("tables"), np.random.default_rng(0)
+    (folder / "source").mkdir()
+    views = ("T1", "T1Gd", "T2", "FLAIR")
+    names = [f"HISTO_ET_{v}_Bin{n}" for v in views for n in range(3)] + [f"INTENSITY_{v}" for v in views]
+    lines = [",".join(["ID", "cohort", "Date", *names])]
+    for n in range(60):
+        grade = n % 2
+        cells = [f"{x + 2 * grade:.4f}" for x in rng.normal(size=len(names))]
+        cells[n % len(names)] = ("", "inf", "#DIV/0!")[n % 3]
+        lines.append(",".join([f"TCGA-{n:02d}", ("GBM", "LGG")[grade], f"1999.0{n % 9 + 1}.12", *cells]))
+    (folder / "source" / "radiomics.csv").write_text("\n".join(lines) + "\n")
+    assert mmvae(["scan", str(folder / "source"), "--map", str(ROOT / "experiments/glioma_radiomics/map.yaml"), "--records",
+                  str(folder / "source" / "radiomics.csv"), "--folds", "5", "--jobs", "1", "--out", str(folder / "cohort")]) == 0  # fmt: skip
+    return folder / "cohort"
+
+
+def test_tables_become_views_without_dates_and_both_model_and_neighbours_find_a_planted_class(
+    tables, tmp_path, monkeypatch
+):
+    cohort = Cohort.load(tables)
+    assert len(cohort.cases) == 60 and "Date" not in cohort.card.fields
+    assert "1999" not in (tables / "card.json").read_text()
+    assert sum(len(case.record) for case in cohort.cases) == 60 * 16 - 60
+    bench = BENCHES["glioma_radiomics"]
+    monkeypatch.setattr(benches.Bench, "cohort", lambda self, work, seed: tables)
+    rows, chosen = knn(cohort, bench)
+    assert np.nanmean(rows["cohort|best"].value[:, 3]) > 0.9  # chance is about .5
+    assert len(chosen["chosen"]["cohort"]) == 5
+    cell = Cell(cohort="glioma_radiomics", supervision="none", epochs=10)
+    rows, extra = cell.run(tmp_path)
+    assert np.nanmean(rows["group/images"].value[:, 3]) > 0.8
+    assert len(rows["group/images"].patients) == 60 and extra["supervision"] == "none"
