@@ -13,6 +13,7 @@ from mmvae.retrieval.evaluate import Ranking, pool
 from mmvae.retrieval.metrics import PerPatient, labelled
 from mmvae.volume import load_nifti
 
+WORDS = ("report", "table")  # roles that have no voxels
 Features = Float[np.ndarray, "N F"]
 
 
@@ -62,9 +63,9 @@ def numbers(cohort: Cohort, bench: Bench, training: set[str]) -> dict[str, Featu
 def knn(cohort: Cohort, bench: Bench) -> tuple[dict[str, PerPatient], dict]:
     """Rows `TARGET|TABLE` of test patients pooled over the folds, `TARGET|best`, and what was chosen in each."""
     cases, made, chosen = list(cohort.cases), {}, {}
-    volumes = any(asset.type == "volume" for case in cases for asset in case.assets)
-    native = {}
-    if volumes:
+    volumes = {asset.type for case in cases for asset in case.assets} & {"volume", "image"}
+    native, pictured = {}, tuple(role for role in bench.images if role not in WORDS)
+    if "volume" in volumes:
         native = {
             "native histogram of flair": native_histograms(cohort, bench, ("flair",)),
             "native histograms": native_histograms(cohort, bench, bench.images),
@@ -77,7 +78,7 @@ def knn(cohort: Cohort, bench: Bench) -> tuple[dict[str, PerPatient], dict]:
         for fold in cohort.splits.folds:
             training = set(fold.train)
             tables = native | (
-                neighbours.features(cohort, cases, bench.recipes(bench.images), training)
+                neighbours.features(cohort, cases, bench.recipes(pictured), training)
                 if volumes
                 else numbers(cohort, bench, training)
             )

@@ -11,9 +11,11 @@ from mmvae_clinical import Clinical
 from mmvae_mri.contrast import Contrast
 from mmvae_mri.dwi import DWI
 from mmvae_mri.structural import FLAIR, T1, T2
+from mmvae_radiograph import Radiograph
 from mmvae_report import Report
 from mmvae_terms import Terms
 
+from benchmarks.covid import write_source
 from benchmarks.setup import GRID, IMAGES, MOTION, Budget
 from mmvae.batch import MotionRange
 from mmvae.case import Cohort
@@ -46,6 +48,14 @@ RECIPES = {
     "glioma_radiomics": {
         **{role: Clinical(fields=(f"*_{name}", f"*_{name}_*")) for role, name in _SEQUENCES.items()},
         "cohort": Terms(source="labels", label="cohort"),
+    },
+    "covid_cxr": {
+        "radiograph": Radiograph(),
+        "report": Report(),  # the notes, every disease's name masked: no answer, a query like the picture
+        "table": Clinical(
+            fields=("age_years", "sex", "days", "temperature", "pO2_saturation", "leukocyte_count")
+        ),
+        "finding": Terms(source="labels", label="finding"),
     },
 }
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -82,25 +92,31 @@ class Bench:
         """The recipes of these roles."""
         return {role: RECIPES[self.name][role] for role in roles}
 
-    def cohort(self, work: Path, seed: int) -> Path:
-        """The cohort's folder below `work`, made unless it is there.
+    def cohort(self, work: Path, seed: int, sizes: tuple[int, ...] = ()) -> Path:
+        """The cohort's folder below `work`, made unless it is there; `sizes`: of a phantom other than the bench set.
 
         Raises:
             SystemExit: where real data is needed and `$MMVAE_DATA` does not name it.
         """
-        path = work / ("cohort" if self.name == "phantom" and seed == 1 else f"cohort-{self.name}-{seed}")
+        usual = self.name == "phantom" and seed == 1 and not sizes
+        path = work / "-".join(["cohort", *([] if usual else [self.name, str(seed)]), *map(str, sizes)])
         if path.exists():
             return path
         if self.name == "phantom":
-            write_phantom_cohort(sum(SIZES), seed, path, SIZES, jobs=os.cpu_count() or 1)
+            sizes = sizes or SIZES
+            write_phantom_cohort(sum(sizes), seed, path, sizes, jobs=os.cpu_count() or 1)
             return path
         data = os.environ.get("MMVAE_DATA")
         if data is None:
             sys.exit(
                 f"the cohort {self.name} is made of real data: set MMVAE_DATA to the folder that holds it"
             )
-        source, table = SOURCES[self.name]
-        command = ["scan", str(Path(data) / source), "--map", str(EXPERIMENTS / self.name / "map.yaml"), "--records", str(Path(data) / table)]  # fmt: skip
+        source, table = (Path(data) / part for part in SOURCES[self.name])
+        if self.name == "covid_cxr":
+            source, table = work / "covid_cxr", work / "covid_cxr" / "table.csv"
+            if not source.exists():
+                write_source(Path(data) / "covid_cxr", source)
+        command = ["scan", str(source), "--map", str(EXPERIMENTS / self.name / "map.yaml"), "--records", str(table)]  # fmt: skip
         split = ["--folds", str(self.folds)] if self.folds else []
         subprocess.run(
             [
@@ -126,6 +142,7 @@ class Bench:
 SOURCES = {
     "tcga_lgg": ("tcga_lgg_mri", "tcga_lgg_mri/clinical.csv"),
     "glioma_radiomics": ("glioma_radiomics", "glioma_radiomics/radiomics.csv"),
+    "covid_cxr": ("covid_cxr", "covid_cxr/metadata.csv"),
 }
 
 BENCHES = {
@@ -168,6 +185,18 @@ BENCHES = {
             Budget(epochs=60, batch_size=16, lr=1e-3, latent_dim=32),
             MotionRange(),
             ("cohort",),
+            5,
+            0.1,
+        ),
+        Bench(
+            "covid_cxr",
+            ("radiograph", "report", "table"),
+            ("radiograph", "report", "table"),
+            {"none": (), "labels": ("finding",)},
+            {"finding": 1000.0},
+            Budget(epochs=40, batch_size=16, lr=1e-3, latent_dim=32),
+            MotionRange(rotation_deg=8.0, translation_mm=6.0, scale=0.08),
+            ("finding",),
             5,
             0.1,
         ),

@@ -35,6 +35,7 @@ class Cell:
     Args:
         cohort: Name in `BENCHES`.
         cohort_seed: Of the phantom, or of the folds.
+        sizes: Training, validation and test patients of a phantom; empty: the bench set.
         fusion: As in YAML.
         objective: As in YAML.
         visibility: `random` subsets, or `classical`: all present are visible.
@@ -49,6 +50,7 @@ class Cell:
 
     cohort: str = "phantom"
     cohort_seed: int = 1
+    sizes: tuple[int, ...] = ()
     fusion: str | Mapping = "PoE"
     objective: str | Mapping = "ELBO"
     visibility: str = "random"
@@ -70,7 +72,7 @@ class Cell:
         unknown = set(written) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"a cell has no {sorted(unknown)}; it has {[f.name for f in fields(cls)]}")
-        cell = cls(**{**written, "roles": tuple(written.get("roles", ()))})
+        cell = cls(**{**written, **{name: tuple(written.get(name, ())) for name in ("roles", "sizes")}})
         if cell.cohort not in BENCHES:
             raise ValueError(f"cohort {cell.cohort!r}: expected one of {sorted(BENCHES)}")
         if cell.visibility not in VISIBILITY:
@@ -92,6 +94,7 @@ class Cell:
         default, parts = Cell(), [self.supervision]
         if self.cohort != default.cohort or self.cohort_seed != default.cohort_seed:
             parts.insert(0, f"{self.cohort}{self.cohort_seed}")
+        parts += ["of " + "+".join(map(str, self.sizes))] if self.sizes else []
         if self.fusion != default.fusion:
             parts.append(short(self.fusion, "fusion"))
         if self.objective != default.objective:
@@ -110,7 +113,7 @@ class Cell:
 
     def plain(self) -> dict:
         """All fields as JSON: what re-runs it."""
-        return {**asdict(self), "roles": list(self.roles)}
+        return {**asdict(self), "roles": list(self.roles), "sizes": list(self.sizes)}
 
     # ---- the run --------------------------------------------------------------------------------------------------------
 
@@ -142,7 +145,7 @@ class Cell:
     def train(self, work: Path) -> tuple[Cohort, list[MMVAE]]:
         """The cohort it is judged on, and its models: one, or one a fold."""
         bench = self.bench
-        path = bench.cohort(work, self.cohort_seed)
+        path = bench.cohort(work, self.cohort_seed, self.sizes)
         learnt = path
         if self.missing or self.incomplete == "discarded":
             learnt = thinned(path, self.missing, self.incomplete, work)
@@ -165,11 +168,14 @@ class Cell:
         """Per-patient rows by KEY of metrics.json (behind `TARGET|` where the bench has several), and the row's other fields."""
         start = time.time()
         cohort, models = self.train(work)
-        seconds, rows = time.time() - start, {}
+        seconds, rows, macro = time.time() - start, {}, {}
         for target in self.bench.targets or (None,):
-            table = evaluate(models, cohort, target).rows
+            evaluated = evaluate(models, cohort, target)
+            table = evaluated.rows
             prefix = f"{target}|" if len(self.bench.targets) > 1 else ""
             rows |= {prefix + key: row for key, row in table.items()}
+            averaged = evaluated.metrics().items()
+            macro |= {prefix + key: m for key, m in averaged if key.startswith("macro/")}
             if len(models[0].query_roles) == 1:
                 rows[f"{prefix}group/images"] = table[models[0].query_roles[0]]
         seen = sum(len(set(fold.train)) for fold in cohort.splits.folds) * self.budget().epochs
@@ -192,6 +198,7 @@ class Cell:
             "weights": models[0].weight_of,
             "distance": [model.distance for model in models],
             "readout": [model.readout is not None for model in models],
+            "macro": macro,
             "validation_mAP": validation(models, cohort, self.bench),
         }
 
@@ -261,4 +268,8 @@ def _without(case: Case, missing: float) -> Case:
 def row_of(rows: Mapping[str, PerPatient], extra: Mapping) -> dict:
     """The JSONL row: all but the per-patient values, with each key's intervals."""
     kept = {key: row for key, row in rows.items() if not key.startswith("training/")}
-    return {**extra, "metrics": {key: summarise(row.value, row.chance) for key, row in kept.items()}}
+    metrics = {key: summarise(row.value, row.chance) for key, row in kept.items()}
+    return {
+        **{k: v for k, v in extra.items() if k != "macro"},
+        "metrics": {**metrics, **extra.get("macro", {})},
+    }

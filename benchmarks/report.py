@@ -373,8 +373,10 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
     """report.md, report.html and report.png in `results`; the README's table between its two markers."""
     results.mkdir(parents=True, exist_ok=True)
     units, suite = Units(work), Suite.read(SUITES / "tier1.yaml")
-    headline = Headline(1, work, 3, BENCHES["phantom"].budget.epochs)
-    lines = table(work, headline.cohort, lambda *name: headline.cell(*name).id)
+    lines = []
+    if (work / "cohort").exists():
+        headline = Headline(1, work, 3, BENCHES["phantom"].budget.epochs)
+        lines = table(work, headline.cohort, lambda *name: headline.cell(*name).id)
     of_rules, curves = rules(units, suite)
     of_subsets, ratios, lows = subsets(units, Cell())
     of_real, real_bars = against_neighbours(units)

@@ -103,7 +103,7 @@ def _unique(cells: Iterator[Cell]) -> Iterator[Cell]:
 
 
 def _crossed(grid: Mapping) -> Iterator[dict]:
-    lists = {k: v for k, v in grid.items() if isinstance(v, list) and k != "roles"}
+    lists = {k: v for k, v in grid.items() if isinstance(v, list) and k not in ("roles", "sizes")}
     for values in itertools.product(*lists.values()):
         yield {**grid, **dict(zip(lists, values))}
 

@@ -34,7 +34,7 @@ WANTED = {"cell", "config", "seed", "versions", "hardware", "threads", "splits",
 def work(phantom, tmp_path_factory):
     """A work folder whose cohort is the small phantom, with the smoke grid run."""
     folder = tmp_path_factory.mktemp("bench")
-    (folder / "cohort").symlink_to(phantom)
+    (folder / "cohort-phantom-1-24-6-10").symlink_to(phantom)  # the small phantom that other tests have made
     assert main(["run", str(SMOKE), "--work", str(folder), "--results", str(folder / "smoke")]) == 0
     return folder
 
@@ -84,7 +84,8 @@ def test_a_unit_that_another_process_makes_is_left_to_it(tmp_path):
 
 
 def test_a_cell_runs_again_from_its_row(work, tmp_path, capsys):
-    (tmp_path / "cohort").symlink_to((work / "cohort").resolve())
+    name = "cohort-phantom-1-24-6-10"
+    (tmp_path / name).symlink_to((work / name).resolve())
     rows = rows_of(work)
     line = next(n for n, row in enumerate(rows, 1) if row["part"] == "grid")
     assert main(["rerun", f"{work / 'smoke.jsonl'}:{line}", "--work", str(tmp_path)]) == 0
@@ -193,7 +194,7 @@ def test_tables_become_views_without_dates_and_both_model_and_neighbours_find_a_
     assert "1999" not in (tables / "card.json").read_text()
     assert sum(len(case.record) for case in cohort.cases) == 60 * 16 - 60
     bench = BENCHES["glioma_radiomics"]
-    monkeypatch.setattr(benches.Bench, "cohort", lambda self, work, seed: tables)
+    monkeypatch.setattr(benches.Bench, "cohort", lambda self, work, seed, sizes=(): tables)
     rows, chosen = knn(cohort, bench)
     assert np.nanmean(rows["cohort|best"].value[:, 3]) > 0.9  # chance is about .5
     assert len(chosen["chosen"]["cohort"]) == 5

@@ -45,10 +45,46 @@ def test_the_ecg_of_contributing_is_built_from_the_document_and_conforms(tmp_pat
     assert "16 passed" in done.stdout
 
 
-def blocks(name: str) -> list[str]:
-    return re.findall(
-        rf"<!-- run: {name} -->\n```\w+\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
+def blocks(name: str, document: str = "README.md") -> list[str]:
+    return re.findall(rf"<!-- run: {name} -->\n```\w+\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S)
+
+
+def test_the_researcher_s_commands_run_as_they_stand(tmp_path):
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    (block,) = blocks("bench")
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "group/images: row" in done.stdout
+    assert (tmp_path / "bench" / "report" / "report.html").is_file()
+
+
+def test_contributing_s_own_fusion_runs_as_it_stands():
+    (block,) = blocks("fusion", "CONTRIBUTING.md")
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "torch.Size([4, 8])" in done.stdout
+
+
+def test_the_yaml_of_contributing_s_objective_composes(tmp_path):
+    """As `mmvae fit` reads it, with a model of two roles and the library's fusion in the place of one's own."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    block = next(b for b in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S) if "class_path: Sum" in b)
+    (tmp_path / "own.yaml").write_text(block.replace("my_package.HalfPoE", "MoE"))
+    (tmp_path / "base.yaml").write_text(
+        "model: {modalities: {clinical: Clinical, terms: Terms}, answer_roles: [terms]}\n"
+    )
+    done = subprocess.run([BIN / "mmvae", "fit", "-c", "base.yaml", "-c", "own.yaml", "--data.cohort", "none", "--print_config"],
+                          cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "mmvae.latent.objective.Alignment" in done.stdout and "targets: terms" in done.stdout
 
 
 @pytest.fixture(scope="module")
