@@ -62,8 +62,9 @@ def built(cohort: Cohort, rule: str) -> MMVAE:
 def whole_batch(cohort: Cohort, model: MMVAE, size: int) -> Batch:
     """So many cases that have every role, repeated as needed: the floor has no missing ones to skip."""
     data = CaseDataset(cohort, cohort.cases, model.modalities, ())
-    items = [item for item in (data[i, 0] for i in range(len(cohort.cases))) if bool(item.present.all())]
-    batch = collate([items[i % len(items)] for i in range(size)])
+    every = [collate([data[i, 0]]) for i in range(len(cohort.cases))]
+    whole = [i for i, one in enumerate(every) if bool(one.present.all())]
+    batch = collate([data[whole[i % len(whole)], 0] for i in range(size)])
     return Batch(batch.observations, batch.present, tuple(f"c{i}" for i in range(size)))
 
 

@@ -219,8 +219,12 @@ class MMVAE(LightningModule):
             seen = batch.observations[role].clean()
             mean = batch.present.new_zeros((len(batch.present), self.latent_dim), dtype=torch.float32)
             logvar = torch.zeros_like(mean)
-            if len(rows):
-                one = self.encoders[role](seen.rows(rows).value, seen.rows(rows).mask)
+            if len(rows) == len(mean):
+                one = self.encoders[role](seen.value, seen.mask)
+                mean, logvar = one.mean.float(), one.logvar.float()
+            elif len(rows):
+                some = seen.rows(rows)
+                one = self.encoders[role](some.value, some.mask)
                 mean, logvar = (
                     mean.index_copy(0, rows, one.mean.float()),
                     logvar.index_copy(0, rows, one.logvar.float()),
@@ -255,9 +259,12 @@ class MMVAE(LightningModule):
                 tie = self._log_prob(role, _stack(self.modalities[role].blank(), z.device), z[0, :1])
                 columns.append(column + 0.0 * tie.sum())
                 continue
-            seen = batch.observations[role].rows((rows // subsets).repeat(samples)).clean()
-            score = self._log_prob(role, seen, z[:, rows].flatten(0, 1)).unflatten(0, (samples, len(rows)))
-            columns.append(column.index_copy(1, rows, score * share[rows, m]))
+            seen, whole = batch.observations[role], len(rows) == len(share)
+            if not (whole and subsets == samples == 1):
+                seen = seen.rows((rows // subsets).repeat(samples))
+            at = (z if whole else z[:, rows]).flatten(0, 1)
+            score = self._log_prob(role, seen.clean(), at).unflatten(0, (samples, len(rows))) * share[rows, m]
+            columns.append(score if whole else column.index_copy(1, rows, score))
         return torch.stack(columns, -1)
 
     def _log_prob(self, role: str, seen: Observation, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
