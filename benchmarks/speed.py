@@ -180,7 +180,7 @@ def measure(
     reading = interleaved({"embedding": embedded, "floor of embedding": bare}, 3 * rounds)
     every = seconds | reading
     made = {name: ratio(every[name], every[f"floor of {name}"]) | {"limit": LIMITS[name]} for name in LIMITS}
-    return made | {"fusion + bound, M = 8, D = 512": arithmetic(10, made["PoE"]["seconds"])}
+    return made | {"fusion + bound, M = 8, D = 512": arithmetic(3, made["PoE"]["seconds"])}
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ class _Receiver:
     """
 
     fat_left: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    bias: NDArray[np.float64]
     ghost: float
     in_phase: NDArray[np.float32]
     quadrature: NDArray[np.float32]
