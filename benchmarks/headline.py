@@ -52,6 +52,15 @@ class Headline:
         cases = self.cohort.split(split)
         return Side.of(cases, embed(made, self.cohort, cases), self.relevance)
 
+    def unread(self, seed: int):
+        """The default's ranking by the posterior mean itself, without the readout that its checkpoint chose."""
+        from mmvae.model import MMVAE
+
+        kept = self.work / "runs" / self.cell("report+findings", seed).id / "best.ckpt"
+        model = MMVAE.load_from_checkpoint(kept)
+        model.readout, model.distance = None, "cosine"
+        return {GROUP: evaluate_fold([model], self.cohort, self.split, "unseen", self.relevance)[GROUP]}, {}
+
     def late_of_separate(self, seed: int):
         """Late fusion of models of one role each, from their checkpoints."""
         from mmvae.model import MMVAE
@@ -138,7 +147,9 @@ class Headline:
         for name, unit in units:
             if only is None or name.startswith(only):
                 make(self.path(name), unit)
-        for seed in range(1, self.seeds + 1):  # waits for the models that it joins
+        for seed in range(1, self.seeds + 1):  # both wait for the models that they read
+            if (only is None or only == "unread") and self.path(self.cell(names[0], seed).id).exists():
+                make(self.path(f"unread-{seed}"), partial(self.unread, seed))
             cells = [self.cell(names[0], seed, (role,)) for role in IMAGES]
             if (only is None or only == "late") and all(self.path(cell.id).exists() for cell in cells):
                 make(self.path(f"late-{seed}"), partial(self.late_of_separate, seed))

@@ -56,6 +56,11 @@ def table(work: Path, cohort: Cohort, id_of: Callable[..., str]) -> list[dict]:
             )
             for role in IMAGES:
                 put(f"{role} alone, this model", [rows[role] for rows, _ in parts], supervision=name)
+    put(
+        "ours, report+findings, the posterior mean itself",
+        [units[f"unread-{seed}"][0][GROUP] for seed in range(1, 10) if f"unread-{seed}" in units],
+        supervision="report+findings",
+    )
     for role in IMAGES:
         put(
             f"{role} alone, own model",

@@ -61,7 +61,7 @@ def _with_answers_means(model, cohort):
     from mmvae.retrieval.embed import embed
 
     experts = embed(model, cohort, cohort.split("test"))
-    return experts.means(model.fusion, experts.present)
+    return experts.means(model.rule, experts.present)
 
 
 def test_an_answer_role_moved_out_of_the_list_does_see_a_change(trained, phantom, cohort, tmp_path):

@@ -258,7 +258,7 @@ class Index:
             rows = db.execute(
                 f"SELECT id, role, mean, logvar FROM experts WHERE role IN ({marks})", order
             ).fetchall()
-            width = db.execute("SELECT length(mean) / 4 FROM cases LIMIT 1").fetchone()
+            width = db.execute("SELECT length(mean) / 4 FROM experts LIMIT 1").fetchone()
         width = width[0] if width else 0
         place, column = {key: n for n, (key, _) in enumerate(ids)}, {role: m for m, role in enumerate(order)}
         mean = np.zeros((len(ids), len(order), width), np.float32)
