@@ -62,7 +62,9 @@ def main() -> None:
     step(f"fit, {torch.get_num_threads()} threads")
     from mmvae.fit import run
 
-    more = ["--trainer.max_epochs", str(arguments.epochs)] if arguments.epochs else []
+    more = []
+    if arguments.epochs:
+        more = ["--trainer.max_epochs", str(arguments.epochs), "--trainer.check_val_every_n_epoch", str(min(5, arguments.epochs))]  # fmt: skip
     run(["fit", "-c", str(Path(__file__).with_name("demo.yaml")), "--data.cohort", str(out / "cohort"),
          "--trainer.default_root_dir", str(out / "run"), *more])  # fmt: skip
 
