@@ -148,7 +148,8 @@ class Headline:
             if only is None or name.startswith(only):
                 make(self.path(name), unit)
         for seed in range(1, self.seeds + 1):  # both wait for the models that they read
-            if (only is None or only == "unread") and self.path(self.cell(names[0], seed).id).exists():
+            kept = self.work / "runs" / self.cell(names[0], seed).id / "best.ckpt"
+            if (only is None or only == "unread") and kept.exists():
                 make(self.path(f"unread-{seed}"), partial(self.unread, seed))
             cells = [self.cell(names[0], seed, (role,)) for role in IMAGES]
             if (only is None or only == "late") and all(self.path(cell.id).exists() for cell in cells):
