@@ -11,9 +11,9 @@ import numpy as np
 from benchmarks.benches import BENCHES
 from benchmarks.cell import Cell
 from benchmarks.headline import Headline
-from benchmarks.setup import SUBSETS
+from benchmarks.setup import SERIES, SUBSETS
 from benchmarks.suite import Suite
-from benchmarks.table import CEILING, table
+from benchmarks.table import CEILING, markdown, table
 from benchmarks.units import GROUP, load
 from mmvae.retrieval.evaluate import average, key_of
 from mmvae.retrieval.metrics import PerPatient, paired, summarise
@@ -59,19 +59,15 @@ def pooled(parts: Iterable[PerPatient]) -> PerPatient:
 
 def of_size(get, size: int) -> PerPatient | None:
     """By so many of the four imaging series in the query."""
-    from benchmarks.setup import SERIES
-
     count = lambda subset: sum(set(roles) <= set(subset) for roles in SERIES.values())  # noqa: E731
     parts = [get(key_of(subset)) for subset in SUBSETS if count(subset) == size]
     return pooled(parts) if parts and all(part is not None for part in parts) else None
 
 
-def tuned(suite: Suite, work: Path, fusion: str, visibility: str, cohort: str, **more) -> Cell | None:
-    """The suite's cell of this rule, tuned; None where it has none or a trial is missing."""
+def tuned(suite: Suite, work: Path, fusion: str, visibility: str) -> Cell | None:
+    """The suite's cell of this rule on the phantom, tuned; None where it has none or a trial is missing."""
     for cell in suite.cells:
-        if (cell.fusion, cell.visibility, cell.cohort) == (fusion, visibility, cohort) and all(
-            getattr(cell, k) == v for k, v in more.items()
-        ):
+        if (cell.fusion, cell.visibility, cell.cohort) == (fusion, visibility, "phantom"):
             ready = all((work / "units" / f"{t.id}.json").exists() for t in suite.trials(cell))
             return suite.tuned(cell, work) if ready else None
     return None
@@ -88,7 +84,7 @@ def rules(units: Units, suite: Suite) -> tuple[list[str], dict]:
     ]
     curves: dict = {}
     for visibility in ("random", "classical"):
-        cells = {rule: tuned(suite, units.work, rule, visibility, "phantom") for rule in RULES}
+        cells = {rule: tuned(suite, units.work, rule, visibility) for rule in RULES}
         for size in (1, 2, 3, 4):
             got = {
                 rule: of_size(lambda key, c=cell: units.mean(c, key), size)
@@ -156,7 +152,7 @@ def ratio_interval(ours: PerPatient, ceiling: PerPatient, draws: int = 2000) -> 
     return float(a.mean() / b.mean()), float(low), float(high)
 
 
-def grid_rows(units: Units, suites: Sequence[Suite]) -> list[str]:
+def grid_rows(units: Units) -> list[str]:
     """Every cell that ran, whatever its suite: images mAP, validation, cost."""
     lines = [
         "| cell | trainings | images mAP (95 %) | validation | samples/s |",
@@ -382,8 +378,6 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
     of_real, real_bars = against_neighbours(units)
     asked = [*bars(lines, ratios, lows), *real_bars]
     pictures = plots(curves, units, results)
-    from benchmarks.table import markdown
-
     notes = results / "report_notes.md"
     text = ["# Benchmark report", ""]
     missed = [bar for bar in asked if not bar[1]]
@@ -408,7 +402,7 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
     text += ["## Headline: the images, by supervision", "", markdown(lines) if lines else "Not run.", ""]
     text += ["## Ablation", "", *ablation(units, Suite.read(SUITES / "ablation.yaml")), ""]
     text += ["## Real cohorts against k-NN", "", *of_real, ""]
-    text += ["## Every cell", "", *grid_rows(units, [suite]), ""]
+    text += ["## Every cell", "", *grid_rows(units), ""]
     whole = "\n".join(text)
     (results / "report.md").write_text(whole)
     (results / "report.html").write_text(_html(whole, pictures))
