@@ -266,10 +266,10 @@ def _without(case: Case, missing: float) -> Case:
 
 
 def row_of(rows: Mapping[str, PerPatient], extra: Mapping) -> dict:
-    """The JSONL row: all but the per-patient values, with each key's intervals."""
-    kept = {key: row for key, row in rows.items() if not key.startswith("training/")}
+    """The JSONL row: all but the per-patient values, with the intervals of `full`, the groups and the subsets of the images."""
+    images = set(BENCHES[extra["cell"]["cohort"]].images)
+    wanted = lambda key: "group/" in key or key == "full" or set(key.split("+")) <= images  # noqa: E731
+    kept = {key: row for key, row in rows.items() if "training/" not in key and wanted(key.split("|")[-1])}
     metrics = {key: summarise(row.value, row.chance) for key, row in kept.items()}
-    return {
-        **{k: v for k, v in extra.items() if k != "macro"},
-        "metrics": {**metrics, **extra.get("macro", {})},
-    }
+    averaged = {key: m for key, m in extra.get("macro", {}).items() if "group/" in key}
+    return {**{k: v for k, v in extra.items() if k != "macro"}, "metrics": {**metrics, **averaged}}
