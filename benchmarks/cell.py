@@ -157,9 +157,8 @@ class Cell:
             for fold in (range(bench.folds) if bench.folds else (None,))
         ]  # fmt: skip
         cohort = Cohort.load(path)
-        if (
-            learnt != path
-        ):  # trained on the thinned copy's splits, judged on the whole cohort's same test patients
+        if learnt != path:
+            # Trained on the thinned copy's splits, judged on the whole cohort's same test patients.
             for model in models:
                 model.data_identity["splits"] = cohort.splits.sha256
         return cohort, models

@@ -13,7 +13,7 @@ from benchmarks.cell import Cell
 from benchmarks.headline import Headline
 from benchmarks.setup import SERIES, SUBSETS
 from benchmarks.suite import Suite
-from benchmarks.table import CEILING, markdown, table
+from benchmarks.table import CEILING, markdown, span, table
 from benchmarks.units import GROUP, load
 from mmvae.retrieval.evaluate import average, key_of
 from mmvae.retrieval.metrics import PerPatient, paired, summarise
@@ -41,11 +41,6 @@ class Units:
         return average(parts) if parts else None
 
 
-def span(m: Mapping) -> str:
-    """value (low–high)."""
-    return f"{m['value']:.3f} ({m['low']:.3f}–{m['high']:.3f})"
-
-
 def pooled(parts: Iterable[PerPatient]) -> PerPatient:
     """A patient's value averaged over the subsets that she takes part in."""
     values: dict[str, list] = {}
@@ -68,8 +63,7 @@ def tuned(suite: Suite, work: Path, fusion: str, visibility: str) -> Cell | None
     """The suite's cell of this rule on the phantom, tuned; None where it has none or a trial is missing."""
     for cell in suite.cells:
         if (cell.fusion, cell.visibility, cell.cohort) == (fusion, visibility, "phantom"):
-            ready = all((work / "units" / f"{t.id}.json").exists() for t in suite.trials(cell))
-            return suite.tuned(cell, work) if ready else None
+            return suite.tuned(cell, work)
     return None
 
 

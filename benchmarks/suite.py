@@ -60,7 +60,7 @@ class Suite:
     # ---- tuning -----------------------------------------------------------------------------------------------------------
 
     def trials(self, cell: Cell) -> list[Cell]:
-        """The configurations tried for this cell's cohort and fusion: its most common supervision, random subsets, seed 1."""
+        """The configurations tried for this cell's cohort and fusion: supervision and objective of its first cell, random subsets, seed 1."""
         like = replace(
             cell, visibility="random", missing=0.0, incomplete="kept", roles=(), seed=1, settings={}
         )
@@ -168,9 +168,7 @@ def rows(suite: Suite, work: Path) -> list[dict]:
         if _unit(work, trial).exists():
             made.append({"suite": suite.name, "part": "tuning", **row_of(*load(_unit(work, trial)))})
     for cell in suite.cells:
-        if suite.configurations and not all(_unit(work, t).exists() for t in suite.trials(cell)):
-            continue
         tuned = suite.tuned(cell, work)
-        if _unit(work, tuned).exists():
+        if tuned is not None and _unit(work, tuned).exists():
             made.append({"suite": suite.name, "part": "grid", **row_of(*load(_unit(work, tuned)))})
     return made

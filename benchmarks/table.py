@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +119,11 @@ def ratios(lines: list[dict]) -> dict[str, float]:
     return {name: value[name] / max(ceilings) for name in rows} if ceilings else {}
 
 
+def span(m: Mapping) -> str:
+    """value (low–high)."""
+    return f"{m['value']:.3f} ({m['low']:.3f}–{m['high']:.3f})"
+
+
 def markdown(lines: list[dict]) -> str:
     """The table for people."""
     chance = lines[0]["metrics"][GROUP]["mAP"]["chance"]
@@ -131,7 +136,6 @@ def markdown(lines: list[dict]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     out.append(f"| chance | | {chance:.3f} | {lines[0]['metrics'][GROUP]['P@5']['chance']:.3f} | |")
-    span = lambda m: f"{m['value']:.3f} ({m['low']:.3f}–{m['high']:.3f})"  # noqa: E731
     for line in sorted(lines, key=lambda x: x["metrics"][GROUP]["mAP"]["value"]):
         difference = next((m["mAP"] for key, m in line["metrics"].items() if key.startswith("paired/")), None)
         metrics = line["metrics"][GROUP]

@@ -148,8 +148,21 @@ class Hellinger(Fusion):
         return exponent, torch.where(present.any(-1, keepdim=True), log_weight + pair, log_weight)
 
 
+class Derived(Fusion):
+    """A posterior made from that of another rule, the field `rule`; its exponents are that rule's."""
+
+    rule: Fusion
+
+    def exponents(self, experts, present, power):
+        return self.rule.exponents(experts, present, power)
+
+    @abstractmethod
+    def __call__(self, experts, present, power=None):
+        """The posterior, made from `self.rule(experts, present, power)`."""
+
+
 @dataclass(frozen=True)
-class MomentMatched(Fusion):
+class MomentMatched(Derived):
     """The one Gaussian with the mean and variance of another rule's mixture.
 
     Args:
@@ -158,16 +171,13 @@ class MomentMatched(Fusion):
 
     rule: Fusion = Hellinger()
 
-    def exponents(self, experts, present, power):
-        return self.rule.exponents(experts, present, power)
-
     def __call__(self, experts, present, power=None):
         one = self.rule(experts, present, power).moment_matched()
         return Posterior(Gaussian(one.mean[:, None], one.logvar[:, None]), torch.zeros_like(one.mean[:, :1]))
 
 
 @dataclass(frozen=True)
-class Powered(Fusion):
+class Powered(Derived):
     """A rule with the powers that a model has learned, as embeddings and indexes keep it.
 
     Args:
@@ -178,15 +188,12 @@ class Powered(Fusion):
     rule: Fusion = TemperedPoE()
     power: tuple[float, ...] = ()
 
-    def exponents(self, experts, present, power):
-        return self.rule.exponents(experts, present, power)
-
     def __call__(self, experts, present, power=None):
         return self.rule(experts, present, torch.tensor(self.power, device=present.device))
 
 
 @dataclass(frozen=True)
-class Projected(Fusion):
+class Projected(Derived):
     """A rule's posterior seen through an affine map, u = A z + c: the exact mean and the marginal variances of u.
 
     Args:
@@ -198,9 +205,6 @@ class Projected(Fusion):
     rule: Fusion = PoE()
     matrix: tuple[tuple[float, ...], ...] = ()
     offset: tuple[float, ...] = ()
-
-    def exponents(self, experts, present, power):
-        return self.rule.exponents(experts, present, power)
 
     def __call__(self, experts, present, power=None):
         z = self.rule(experts, present, power)
