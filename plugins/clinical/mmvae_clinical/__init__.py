@@ -20,82 +20,104 @@ SKEWED = 1.5  # sample skewness above which a positive number is modelled in log
 
 
 class Fields(TorchDistribution):
-    """A distribution over fields (B, F), each StudentT (numbers) or Categorical (index of a category), independent."""
+    """A distribution over fields (B, F), each a StudentT (a number) or a Categorical (index of a category), independent.
+
+    Args:
+        sizes: Number of categories of each field; 0: a number.
+        numbers: Over the N numbers, in their order; batch shape (B, N).
+        categories: Over the C categories, in their order; batch shape (B, C), logits −∞ beyond a field's own.
+    """
 
     arg_constraints = {}  # noqa: RUF012 - torch's own class attribute
     has_rsample = False
 
-    def __init__(self, parts: Sequence[StudentT | Categorical]):
-        self.parts = tuple(parts)
-        batch = self.parts[0].batch_shape
-        super().__init__(torch.Size([*batch, len(self.parts)]), validate_args=False)
+    def __init__(self, sizes: Sequence[int], numbers: StudentT, categories: Categorical):
+        self.numbers, self.categories = numbers, categories
+        is_number = torch.tensor([n == 0 for n in sizes])
+        self.number_at, self.category_at = is_number.nonzero()[:, 0], (~is_number).nonzero()[:, 0]
+        self.count = torch.tensor([n for n in sizes if n], device=categories.logits.device)
+        batch = numbers.batch_shape[:-1]
+        super().__init__(torch.Size([*batch, len(sizes)]), validate_args=False)
+
+    def _joined(
+        self, numbers: Float[Tensor, "*batch N"], categories: Float[Tensor, "*batch C"]
+    ) -> Float[Tensor, "*batch F"]:
+        order = torch.cat([self.number_at, self.category_at]).argsort().to(numbers.device)
+        return torch.cat([numbers, categories.to(numbers.dtype)], -1)[..., order]
 
     def log_prob(self, value: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
-        scores = []
-        for part, x in zip(self.parts, value.unbind(-1)):
-            if isinstance(part, Categorical):
-                count = part.logits.shape[-1]
-                known = (x >= 0) & (x < count) & (x == x.round())
-                # An index that is no category has no mass; clamp first, since gather may not leave the table.
-                scores.append(
-                    torch.where(known, part.log_prob(x.clamp(0, count - 1).round().long()), -torch.inf)
-                )
-            else:
-                scores.append(part.log_prob(x))
-        return torch.stack(scores, -1)
+        x = value[..., self.category_at]
+        # An index that is no category has no mass; clamp first, since gather may not leave the table.
+        known = (x >= 0) & (x < self.count) & (x == x.round())
+        index = x.clamp(min=0).minimum(self.count - 1).round().long()
+        chosen = torch.where(known, self.categories.log_prob(index), -torch.inf)
+        return self._joined(self.numbers.log_prob(value[..., self.number_at]), chosen)
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
-        return torch.stack([part.sample(sample_shape).float() for part in self.parts], -1)
+        return self._joined(self.numbers.sample(sample_shape), self.categories.sample(sample_shape))
 
     @property
     def mean(self) -> Float[Tensor, "*batch F"]:
         """Mean of a number, most probable index of a category."""
-        return torch.stack(
-            [p.logits.argmax(-1).float() if isinstance(p, Categorical) else p.loc for p in self.parts], -1
-        )
+        return self._joined(self.numbers.loc, self.categories.logits.argmax(-1))
+
+
+class _Columns(nn.Module):
+    """Where fields of given sizes lie in a table whose rows have a column a number and a column a category's value."""
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        most = max(*sizes, 1)
+        own = torch.tensor([[k < n for k in range(most)] for n in sizes if n], dtype=torch.bool)
+        self.register_buffer("number_at", torch.tensor([f for f, n in enumerate(sizes) if not n]).long())
+        self.register_buffer("category_at", torch.tensor([f for f, n in enumerate(sizes) if n]).long())
+        self.register_buffer("own", own.reshape(-1, most))  # (C, K): whether a category has a k-th value
+        self.sizes, self.width = tuple(sizes), sum(max(n, 1) for n in sizes)
 
 
 class _Encoder(nn.Module):
     def __init__(self, sizes: Sequence[int], latent_dim: int):
         super().__init__()
-        self.sizes = tuple(sizes)  # 0: a number
-        width = sum(max(n, 1) + 1 for n in sizes)
+        self.columns = _Columns(sizes)
         self.body = nn.Sequential(
-            nn.Linear(width, 64), nn.LayerNorm(64), nn.SiLU(), nn.Linear(64, 2 * latent_dim)
+            nn.Linear(self.columns.width + len(sizes), 64),
+            nn.LayerNorm(64),
+            nn.SiLU(),
+            nn.Linear(64, 2 * latent_dim),
         )
 
     def forward(self, value: Float[Tensor, "B F"], mask: Bool[Tensor, "B F"]) -> Gaussian:
-        columns = []
-        for size, x, known in zip(self.sizes, value.unbind(1), mask.unbind(1)):
-            shown = (
-                x[:, None].clamp(-8, 8)
-                if size == 0
-                else nn.functional.one_hot(x.long().clamp(0, size - 1), size).to(value.dtype)
-            )
-            columns += [torch.where(known[:, None], shown, 0), known[:, None].to(value.dtype)]
-        mean, logvar = self.body(torch.cat(columns, 1)).chunk(2, -1)
+        at = self.columns
+        shown = torch.where(mask, value, 0)
+        index = shown[:, at.category_at].long().clamp(0, at.own.shape[1] - 1)
+        one_hot = nn.functional.one_hot(index, at.own.shape[1]) * mask[:, at.category_at, None]
+        table = torch.cat(
+            [shown[:, at.number_at].clamp(-8, 8), one_hot.to(value.dtype)[:, at.own], mask.to(value.dtype)], 1
+        )
+        mean, logvar = self.body(table).chunk(2, -1)
         return Gaussian(mean, logvar.clamp(-10, 6))
 
 
 class _Decoder(nn.Module):
     def __init__(self, sizes: Sequence[int], latent_dim: int):
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(latent_dim, n or 1) for n in sizes)
-        self.log_scale = nn.Parameter(torch.zeros(sum(n == 0 for n in sizes)))
-        self.sizes = tuple(sizes)
+        self.columns = _Columns(sizes)
+        self.head = nn.Linear(latent_dim, self.columns.width)  # numbers, then each category's values
+        self.log_scale = nn.Parameter(torch.zeros(len(self.columns.number_at)))
 
     def forward(self, z: Float[Tensor, "B D"]) -> Fields:
-        parts, scales = [], iter(self.log_scale.clamp(-5, 5).exp())
-        for size, head in zip(self.sizes, self.heads):
-            if size:
-                parts.append(Categorical(logits=head(z).float(), validate_args=False))
-            else:
-                loc = head(z)[:, 0].float()
-                # Five degrees of freedom: one mistyped age may not dominate a step.
-                parts.append(
-                    StudentT(torch.full_like(loc, 5.0), loc, next(scales).expand_as(loc), validate_args=False)
-                )
-        return Fields(parts)
+        at = self.columns
+        loc, values = self.head(z).float().tensor_split([len(at.number_at)], -1)
+        logits = values.new_full((len(z), *at.own.shape), -torch.inf)
+        logits[:, at.own] = values
+        # Five degrees of freedom: one mistyped age may not dominate a step.
+        numbers = StudentT(
+            torch.full_like(loc, 5.0),
+            loc,
+            self.log_scale.clamp(-5, 5).exp().expand_as(loc),
+            validate_args=False,
+        )
+        return Fields(at.sizes, numbers, Categorical(logits=logits, validate_args=False))
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,12 @@ def test_scores_are_scipy_s_student_t_and_a_softmax(tmp_path):
     fitted = Clinical().fitted(TrainingViews(CARD, views_of(tmp_path)))
     decoder, z = fitted.decoder(3), torch.randn(1, 3)
     got = decoder(z)
-    for n, size in enumerate(map(len, fitted.categories)):
-        head = decoder.heads[n](z)[0].detach().numpy()
+    outputs, sizes = decoder.head(z)[0].detach().numpy(), list(map(len, fitted.categories))
+    # The head's outputs: the numbers in their order, then the values of each category in theirs.
+    parts = np.split(outputs, np.cumsum([1] * sizes.count(0) + [n for n in sizes if n])[:-1])
+    order = [n for n, size in enumerate(sizes) if not size] + [n for n, size in enumerate(sizes) if size]
+    for n, head in zip(order, parts):
+        size = sizes[n]
         value = torch.zeros(1, len(fitted.fields))
         value[0, n] = 1.0
         oracle = head[1] - np.log(np.exp(head).sum()) if size else stats.t.logpdf(1.0, 5, loc=head[0])
@@ -64,3 +68,16 @@ def test_a_word_in_a_number_is_refused_by_name(tmp_path):
     fitted = Clinical().fitted(TrainingViews(CARD, views_of(tmp_path)))
     with pytest.raises(InputError, match="'age_years' is 'old', expected a number"):
         fitted.read(View(tmp_path, record={"age_years": "old"}))
+
+
+@pytest.mark.parametrize("record", [{"age_years": 40.0, "marker": 2.0}, {"sex": "F", "parity": "0"}])
+def test_a_record_of_numbers_alone_and_one_of_categories_alone(record, tmp_path):
+    views = [View(tmp_path, record=record), View(tmp_path, record={})]
+    fitted = Clinical().fitted(TrainingViews(CARD, views))
+    seen = [fitted.read(view) for view in views]
+    value, mask = torch.stack([s.value for s in seen]), torch.stack([s.mask for s in seen])
+    encoded = fitted.encoder(3)(value, mask)
+    scores = fitted.decoder(3)(encoded.mean).log_prob(value)
+    assert scores.shape == (2, 2)
+    assert torch.isfinite(scores).all()
+    assert torch.isfinite(encoded.logvar).all()
