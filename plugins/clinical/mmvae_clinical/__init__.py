@@ -190,14 +190,14 @@ class Clinical(Modality):
         return any(_matching(given, view.record) for given in self.fields)
 
     def read(self, view: View) -> Observation:
-        value, mask = torch.zeros(len(self._sizes)), torch.zeros(len(self._sizes), dtype=torch.bool)
+        value, mask = [0.0] * len(self._sizes), [False] * len(self._sizes)
         for n, (name, values) in enumerate(zip(self.fields, self.categories)):
             raw = view.record.get(name)
             if raw is None:
                 continue
             if values:
                 if str(raw) in values:  # a category that training never saw is missing
-                    value[n], mask[n] = values.index(str(raw)), True
+                    value[n], mask[n] = float(values.index(str(raw))), True
                 continue
             try:
                 number = float(raw)
@@ -209,7 +209,7 @@ class Clinical(Modality):
                 continue  # outside what the field can be in log
             number = math.log(number) if self.log[n] else number
             value[n], mask[n] = (number - self.centre[n]) / self.spread[n], True
-        return Observation(value, mask)
+        return Observation(torch.tensor(value), torch.tensor(mask))
 
     def misfits(self, view: View) -> Sequence[str]:
         found = []
