@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from mmvae_radiograph import Radiograph
 from mmvae_report import Report
 from mmvae_terms import Terms
 
+from benchmarks import polymnist
 from benchmarks.covid import write_source
 from benchmarks.setup import GRID, IMAGES, MOTION, Budget
 from mmvae.batch import MotionRange
 from mmvae.case import Cohort
 from mmvae.modality import Modality
+from mmvae.model import MMVAE
 from mmvae.phantom.cohort import write_phantom_cohort
 
 _BRAIN = {"shape": (16, 40, 40), "spacing_mm": (9.0, 5.0, 5.0)}
@@ -49,6 +51,7 @@ RECIPES = {
         **{role: Clinical(fields=(f"*_{name}", f"*_{name}_*")) for role, name in _SEQUENCES.items()},
         "cohort": Terms(source="labels", label="cohort"),
     },
+    "polymnist": {view: polymnist.Digit(m) for m, view in enumerate(polymnist.VIEWS)},
     "covid_cxr": {
         "radiograph": Radiograph(),
         "report": Report(),  # the notes, every disease's name masked: no answer, a query like the picture
@@ -70,11 +73,12 @@ class Bench:
         roles: Query roles, all in every cell unless it names fewer.
         images: The group that the headline's queries are made of.
         supervision: Row name → answer roles that are decoded in training.
-        weights: Of the answer roles' log-likelihoods.
+        weights: Of the log-likelihoods, where not balanced.
         budget: Epochs, cases a step, learning rate, latent dimensions.
         motion: Augmentation.
         targets: Relevance by one label each; empty takes the card's.
         folds: 0: one split.
+        judge: What else is measured of a trained model; by name.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Bench:
     targets: tuple[str, ...] = ()
     folds: int = 0
     weight_decay: float = 0.01
+    judge: Callable[[MMVAE, Cohort], dict] | None = None
 
     def recipes(self, roles: tuple[str, ...]) -> dict[str, Modality]:
         """The recipes of these roles."""
@@ -106,32 +111,24 @@ class Bench:
             sizes = sizes or SIZES
             write_phantom_cohort(sum(sizes), seed, path, sizes, jobs=os.cpu_count() or 1)
             return path
-        data = os.environ.get("MMVAE_DATA")
-        if data is None:
+        if (data := os.environ.get("MMVAE_DATA")) is None:
             sys.exit(
                 f"the cohort {self.name} is made of real data: set MMVAE_DATA to the folder that holds it"
             )
+        if self.name == "polymnist":
+            polymnist.write(path, Path(data), seed, sizes or polymnist.SIZES)
+            return path
         source, table = (Path(data) / part for part in SOURCES[self.name])
         if self.name == "covid_cxr":
             source, table = work / "covid_cxr", work / "covid_cxr" / "table.csv"
             if not source.exists():
                 write_source(Path(data) / "covid_cxr", source)
-        command = ["scan", str(source), "--map", str(EXPERIMENTS / self.name / "map.yaml"), "--records", str(table)]  # fmt: skip
-        split = ["--folds", str(self.folds)] if self.folds else []
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "mmvae.cli",
-                *command,
-                *split,
-                "--split-seed",
-                str(seed),
-                "--out",
-                str(path),
-            ],
-            check=True,
-        )
+        asked = [
+            *("scan", str(source), "--map", str(EXPERIMENTS / self.name / "map.yaml"), "--records", str(table)),
+            *(("--folds", str(self.folds)) if self.folds else ()),
+            *("--split-seed", str(seed), "--out", str(path)),
+        ]  # fmt: skip
+        subprocess.run([sys.executable, "-m", "mmvae.cli", *asked], check=True)
         return path
 
     def load(self, work: Path, seed: int) -> Cohort:
@@ -199,6 +196,16 @@ BENCHES = {
             ("finding",),
             5,
             0.1,
+        ),
+        Bench(
+            "polymnist",
+            polymnist.VIEWS,
+            polymnist.VIEWS,
+            {"none": ()},
+            dict.fromkeys(polymnist.VIEWS, 1.0),  # the exact bound, as published
+            Budget(batch_size=128, lr=1e-3),
+            MotionRange(),
+            judge=polymnist.judge,
         ),
     )
 }

@@ -134,7 +134,7 @@ class Cell:
             fusion=made(self.fusion, "fusion"),
             objective=made(self.objective, "objective"),
             answer_roles=list(answers),
-            weights={role: bench.weights[role] for role in answers},
+            weights={role: bench.weights[role] for role in (*roles, *answers) if role in bench.weights},
             visible={**dict.fromkeys(roles, visible["roles"]), **dict.fromkeys(answers, visible["answers"])},
             subsets=visible["subsets"],
             scored=visible["scored"],
@@ -177,6 +177,7 @@ class Cell:
             macro |= {prefix + key: m for key, m in averaged if key.startswith("macro/")}
             if len(models[0].query_roles) == 1:
                 rows[f"{prefix}group/images"] = table[models[0].query_roles[0]]
+        judged = {} if self.bench.judge is None else {"measured": self.bench.judge(models[0], cohort)}
         seen = sum(len(set(fold.train)) for fold in cohort.splits.folds) * self.budget().epochs
         return rows, {
             "cell": self.plain(),
@@ -198,6 +199,7 @@ class Cell:
             "distance": [model.distance for model in models],
             "readout": [model.readout is not None for model in models],
             "macro": macro,
+            **judged,
             "validation_mAP": validation(models, cohort, self.bench),
         }
 

