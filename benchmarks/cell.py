@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.benches import BENCHES, Bench
+from benchmarks.benches import BENCHES, Bench, variant
 from benchmarks.resolve import made, short
 from benchmarks.setup import Budget, train, versions
-from mmvae.case import Case, Cohort, write_cohort
+from mmvae.case import Case, Cohort
 from mmvae.data import seed_of
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import embed
@@ -197,7 +196,7 @@ class Cell:
             "supervision": self.supervision,
             "weights": models[0].weight_of,
             "distance": [model.distance for model in models],
-            "readout": [model.readout is not None for model in models],
+            "readout": [model.readout and model.readout[2] for model in models],
             "macro": macro,
             **judged,
             "validation_mAP": validation(models, cohort, self.bench),
@@ -239,15 +238,7 @@ def thinned(path: Path, missing: float, incomplete: str, work: Path) -> Path:
     cases = [_without(c, missing) if c.patient in set(single.train) else c for c in cohort.cases]
     whole = {case.patient for case in cases if series(case) == every}
     kept = single.train if incomplete == "kept" else tuple(p for p in single.train if p in whole)
-    beside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    splits = replace(cohort.splits, folds=(replace(single, train=kept),))
-    write_cohort(beside, cohort.card, cases, splits)
-    (beside / "cases").symlink_to((path / "cases").resolve())
-    shutil.copy(path / "skipped.jsonl", beside / "skipped.jsonl")
-    beside.rename(out)
-    return out
+    return variant(path, out, cases, replace(cohort.splits, folds=(replace(single, train=kept),)))
 
 
 def series_of(asset) -> str | None:

@@ -15,13 +15,13 @@ from mmvae.batch import Batch, Observation
 from mmvae.case import Card, Case, Cohort, InputError
 from mmvae.checkpoint import config_differences, digest_of, read_checkpoint
 from mmvae.discovery import kind_of, origin_of
-from mmvae.latent.fusion import Fusion, PoE, Powered, Projected
+from mmvae.latent.fusion import Fusion, PoE, Powered, Projected, Sharpened
 from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
 from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
 from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, view_of
 from mmvae.visibility import Visibility
 
-Readout = tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]  # matrix (U, D) and offset (U,)
+Map = tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]  # matrix (U, D) and offset (U,)
 
 BALANCED = 300.0
 ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
@@ -102,7 +102,7 @@ class MMVAE(LightningModule):
         self.subsets, self.scored = subsets, scored
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.distance = "cosine"
-        self.readout: Readout | None = None
+        self.readout: tuple[*Map, float] | None = None  # and the exponent of what it gives
         self.data_identity: dict = {}
         self.supervision: dict[str, str] = {}
         self.bare = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
@@ -284,10 +284,14 @@ class MMVAE(LightningModule):
         rule = self.fusion
         if self.log_power is not None:
             rule = Powered(rule, tuple(self.log_power.detach().exp().tolist()))
-        return rule if self.readout is None else Projected(rule, *self.readout)
+        if self.readout is None:
+            return rule
+        *affine, exponent = self.readout
+        seen = Projected(rule, *affine)
+        return seen if exponent == 1 else Sharpened(seen, exponent)
 
     @torch.no_grad()
-    def readouts(self, means: Float[Tensor, "N D"]) -> list[Readout]:
+    def readouts(self, means: Float[Tensor, "N D"]) -> list[Map]:
         """Affine maps from z to what the decoders of the answer roles expect: of each role alone, and of all.
 
         Each expected value is standardised over these posterior means, and roles count equally, whatever their number of

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from mmvae.latent.fusion import Hellinger, MoE, MomentMatched, MoPoE, PoE, Powered, Projected, TemperedPoE
+from mmvae.latent.fusion import (
+    Hellinger,
+    MoE,
+    MomentMatched,
+    MoPoE,
+    PoE,
+    Powered,
+    Projected,
+    Sharpened,
+    TemperedPoE,
+)
 from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import from_plain, to_plain
 
@@ -207,3 +217,20 @@ def test_a_projected_posterior_has_the_mean_and_variance_of_mapped_samples(rule)
     u = many.rsample() @ matrix.T + offset
     torch.testing.assert_close(mapped.mean[0], u.mean(0), atol=0.02, rtol=0.02)
     torch.testing.assert_close(mapped.moment_matched().logvar.exp()[0], u.var(0), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("rule", [PoE(), MoE()], ids=str)
+def test_a_sharpened_point_is_the_raised_mean_and_its_variance_that_of_raised_samples(rule):
+    torch.manual_seed(2)
+    # Narrow experts far from 0: there the first order is what samples show.
+    experts = Gaussian(torch.tensor([[[3.0, -4.0], [3.0, -4.0]]]), torch.full((1, 2, 2), -9.0))
+    present = torch.ones(1, 2, dtype=torch.bool)
+    sharp, plain = Sharpened(rule, 1.5)(experts, present), rule(experts, present)
+    mean = plain.mean[0].double().numpy()
+    torch.testing.assert_close(sharp.mean[0].double(), torch.from_numpy(np.sign(mean) * np.abs(mean) ** 1.5))
+    many = plain.moment_matched().rsample(torch.randn(200_000, 2))
+    raised = many.sign() * many.abs() ** 1.5
+    torch.testing.assert_close(sharp.moment_matched().logvar.exp()[0], raised.var(0), atol=1e-4, rtol=0.03)
+    at_zero = Sharpened(PoE(), 2.0)(Gaussian(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2)), present[:, :1])
+    assert torch.isfinite(at_zero.components.logvar).all()
+    assert (at_zero.mean == 0).all()

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mmvae.case import Cohort, InputError
-from mmvae.latent.fusion import PoE, Projected
+from mmvae.latent.fusion import Derived, PoE
 from mmvae.modality import to_plain
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import Embedding, Experts, embed, write_embedding
@@ -49,14 +49,15 @@ def part(embedding, rows, folder, name):
     return out
 
 
-@pytest.fixture(scope="session", params=["as it is", "through a readout"])
+@pytest.fixture(scope="session", params=["as it is", "through a readout", "through a sharpened readout"])
 def seen(request, trained, phantom, tmp_path_factory) -> Embedding:
-    """The embedding with and without an affine readout, whatever the fit has chosen."""
+    """The embedding with and without a readout, whatever the fit has chosen."""
     folder = tmp_path_factory.mktemp("seen")
     model, cohort = MMVAE.load_from_checkpoint(trained), Cohort.load(phantom)
     rng = np.random.default_rng(4)
     affine = rng.normal(size=(5, model.latent_dim)).tolist(), rng.normal(size=5).tolist()
-    model.readout = None if request.param == "as it is" else (tuple(map(tuple, affine[0])), tuple(affine[1]))
+    exponent = {"as it is": None, "through a readout": 1.0, "through a sharpened readout": 1.5}[request.param]
+    model.readout = None if exponent is None else (tuple(map(tuple, affine[0])), tuple(affine[1]), exponent)
     write_embedding(model, trained, cohort, embed(model, cohort, cohort.cases), folder / "e")
     return Embedding.load(folder / "e")
 
@@ -64,6 +65,8 @@ def seen(request, trained, phantom, tmp_path_factory) -> Embedding:
 def test_matched_search_is_the_formula_by_nested_loops(seen, tmp_path):
     embedding, index = seen, Index.build(seen, tmp_path / "index")
     experts, fusion = embedding.experts, embedding.meta["fusion"]["init_args"]
+    exponent = fusion.get("exponent", 1.0)
+    fusion = fusion["rule"]["init_args"] if "exponent" in fusion else fusion
     matrix, offset = np.array(fusion.get("matrix", np.eye(experts.mean.shape[2]))), np.array(fusion.get("offset", 0.0))  # fmt: skip
     query, patient = query_from_index(index, experts.case_ids[0])
     using = [
@@ -78,7 +81,8 @@ def test_matched_search_is_the_formula_by_nested_loops(seen, tmp_path):
             if role in using and experts.present[n, m]:
                 p = np.exp(-experts.logvar[n, m].astype(float))
                 precision, weighted, count = precision + p, weighted + p * experts.mean[n, m], count + 1
-        return matrix @ (weighted / precision) + offset if count else None
+        u = matrix @ (weighted / precision) + offset
+        return np.sign(u) * abs(u) ** exponent if count else None
 
     q, distances = mean_of(0), {}
     metric = embedding.meta["distance"]
@@ -308,7 +312,9 @@ def test_rebuild_replaces_the_whole_index(index, embedding, tmp_path):
 
 def test_means_of_experts_are_the_fusion_s(embedding):
     rule = embedding.fusion
-    assert to_plain(rule.rule if isinstance(rule, Projected) else rule) == to_plain(PoE())
+    while isinstance(rule, Derived):
+        rule = rule.rule
+    assert to_plain(rule) == to_plain(PoE())
     row = embedding.experts.rows(np.array([0]))
     assert isinstance(row, Experts)
     assert torch.isfinite(torch.from_numpy(row.means(PoE(), row.present))).all()
