@@ -2,6 +2,8 @@
 
 import numpy as np
 from jaxtyping import Float
+from mmvae_clinical import Clinical
+from mmvae_report import Report
 from sklearn.decomposition import PCA
 
 from benchmarks import neighbours
@@ -13,8 +15,12 @@ from mmvae.retrieval.evaluate import Ranking, pool
 from mmvae.retrieval.metrics import PerPatient, labelled
 from mmvae.volume import load_nifti
 
-WORDS = ("report", "table")  # roles that have no voxels
 Features = Float[np.ndarray, "N F"]
+
+
+def _of(bench: Bench, *kinds: type) -> tuple[str, ...]:
+    """The roles of the group images whose recipe is one of these."""
+    return tuple(role for role, recipe in bench.recipes(bench.images).items() if isinstance(recipe, kinds))
 
 
 def native_histograms(cohort: Cohort, bench: Bench, series: tuple[str, ...], bins: int = 16) -> Features:
@@ -32,18 +38,20 @@ def native_histograms(cohort: Cohort, bench: Bench, series: tuple[str, ...], bin
     return np.concatenate(columns, 1)
 
 
-def numbers(cohort: Cohort, bench: Bench, training: set[str]) -> dict[str, Features]:
-    """The numbers given with the data, standardised by the training cases, missing at the mean: each view, all, ranks, PCA of all."""
+def numbers(cohort: Cohort, bench: Bench, training: set[str], roles: tuple[str, ...]) -> dict[str, Features]:
+    """The numbers given with the data, standardised by the training cases, missing at the mean: each role, all, ranks, PCA of all."""
     from mmvae.data import CaseDataset
     from mmvae.modality import TrainingViews
 
-    bare = CaseDataset(cohort, cohort.cases, bench.recipes(bench.images), ())
+    bare = CaseDataset(cohort, cohort.cases, bench.recipes(roles), ())
     fit = np.array([case.patient in training for case in cohort.cases])
     tables: dict[str, Features] = {}
-    for role, recipe in bench.recipes(bench.images).items():
+    for role, recipe in bench.recipes(roles).items():
         views = [bare.view(case, role) for case in cohort.cases]
-        names = recipe.fitted(TrainingViews(cohort.card, [v for v, f in zip(views, fit) if f])).fields
+        known = recipe.fitted(TrainingViews(cohort.card, [v for v, f in zip(views, fit) if f]))
+        names = [name for name, categories in zip(known.fields, known.categories) if not categories]
         raw = np.array([[v.record.get(name, np.nan) for name in names] for v in views], float)
+        raw = raw[:, ~np.isnan(raw[fit]).all(0)]  # a field that no training case has says nothing
         middle = np.nanmedian(raw[fit], 0)
         filled = np.where(np.isnan(raw), middle, raw)
         tables[role] = np.clip((filled - filled[fit].mean(0)) / (filled[fit].std(0) + 1e-9), -8, 8)
@@ -63,12 +71,13 @@ def numbers(cohort: Cohort, bench: Bench, training: set[str]) -> dict[str, Featu
 def knn(cohort: Cohort, bench: Bench) -> tuple[dict[str, PerPatient], dict]:
     """Rows `TARGET|TABLE` of test patients pooled over the folds, `TARGET|best`, and what was chosen in each."""
     cases, made, chosen = list(cohort.cases), {}, {}
-    volumes = {asset.type for case in cases for asset in case.assets} & {"volume", "image"}
-    native, pictured = {}, tuple(role for role in bench.images if role not in WORDS)
-    if "volume" in volumes:
+    tabular, texts = _of(bench, Clinical), _of(bench, Report)
+    pictured = tuple(role for role in bench.images if role not in (*tabular, *texts))
+    native = {}
+    if any(asset.type == "volume" for case in cases for asset in case.assets):
         native = {
             "native histogram of flair": native_histograms(cohort, bench, ("flair",)),
-            "native histograms": native_histograms(cohort, bench, bench.images),
+            "native histograms": native_histograms(cohort, bench, pictured),
         }
     for target in bench.targets:
         relevance = ({"gain": 1, "same": [target]},)
@@ -77,11 +86,11 @@ def knn(cohort: Cohort, bench: Bench) -> tuple[dict[str, PerPatient], dict]:
         parts: dict[str, list[PerPatient]] = {}
         for fold in cohort.splits.folds:
             training = set(fold.train)
-            tables = native | (
-                neighbours.features(cohort, cases, bench.recipes(pictured), training)
-                if volumes
-                else numbers(cohort, bench, training)
-            )
+            tables = dict(native)
+            if pictured:
+                tables |= neighbours.features(cohort, cases, bench.recipes(pictured), training)
+            if tabular:
+                tables |= numbers(cohort, bench, training, tabular)
             rows = {
                 name: np.array(
                     [i for i, c in enumerate(cases) if known[i] and c.patient in set(getattr(fold, name))]

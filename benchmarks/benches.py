@@ -16,8 +16,7 @@ from mmvae_radiograph import Radiograph
 from mmvae_report import Report
 from mmvae_terms import Terms
 
-from benchmarks import polymnist
-from benchmarks.covid import write_source
+from benchmarks import covid, joined, polymnist
 from benchmarks.setup import GRID, IMAGES, MOTION, Budget
 from mmvae.batch import MotionRange
 from mmvae.case import Case, Cohort, Splits, draw_splits, write_cohort
@@ -27,6 +26,16 @@ from mmvae.phantom.cohort import write_phantom_cohort
 
 _BRAIN = {"shape": (16, 40, 40), "spacing_mm": (9.0, 5.0, 5.0)}
 _SEQUENCES = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}
+_TABLES = {role: Clinical(fields=(f"*_{name}", f"*_{name}_*")) for role, name in _SEQUENCES.items()}
+_TCGA_LGG: dict[str, Modality] = {
+    "t1": T1(**_BRAIN),
+    "flair": FLAIR(**_BRAIN),
+    "t1_post": T1(contrast_agent=True, **_BRAIN),
+    "clinical": Clinical(fields=("age_years", "sex")),
+    "terms": Terms(),
+    "molecular": Terms(source="labels", label="molecular"),
+    "location": Terms(source="labels", label="location"),
+}
 RECIPES = {
     "phantom": {
         "t1": T1(**GRID),
@@ -39,19 +48,9 @@ RECIPES = {
         "terms": Terms(),
         "label": Terms(source="labels", label="histology"),
     },
-    "tcga_lgg": {
-        "t1": T1(**_BRAIN),
-        "flair": FLAIR(**_BRAIN),
-        "t1_post": T1(contrast_agent=True, **_BRAIN),
-        "clinical": Clinical(fields=("age_years", "sex")),
-        "terms": Terms(),
-        "molecular": Terms(source="labels", label="molecular"),
-        "location": Terms(source="labels", label="location"),
-    },
-    "glioma_radiomics": {
-        **{role: Clinical(fields=(f"*_{name}", f"*_{name}_*")) for role, name in _SEQUENCES.items()},
-        "cohort": Terms(source="labels", label="cohort"),
-    },
+    "tcga_lgg": _TCGA_LGG,
+    "glioma_radiomics": {**_TABLES, "cohort": Terms(source="labels", label="cohort")},
+    "glioma_joined": {**_TCGA_LGG, **{f"table_{role}": table for role, table in _TABLES.items()}},
     "polymnist": {view: polymnist.Digit(m) for m, view in enumerate(polymnist.VIEWS)},
     "covid_cxr": {
         "radiograph": Radiograph(),
@@ -124,13 +123,9 @@ class Bench:
             first = Cohort.load(self.cohort(work, 1))
             patients = sorted({case.patient for case in first.cases})
             return variant(first.root, path, first.cases, draw_splits(patients, folds=self.folds, seed=seed))
-        source, table = (Path(data) / part for part in SOURCES[self.name])
-        if self.name == "covid_cxr":
-            source, table = work / "covid_cxr", work / "covid_cxr" / "table.csv"
-            if not source.exists():
-                write_source(Path(data) / "covid_cxr", source)
+        source, mapping, table = SOURCES[self.name](Path(data), work)
         asked = [
-            *("scan", str(source), "--map", str(EXPERIMENTS / self.name / "map.yaml"), "--records", str(table)),
+            *("scan", str(source), "--map", str(mapping), "--records", str(table)),
             *(("--folds", str(self.folds)) if self.folds else ()),
             *("--split-seed", str(seed), "--out", str(path)),
         ]  # fmt: skip
@@ -154,10 +149,30 @@ def variant(path: Path, out: Path, cases: Sequence[Case], splits: Splits) -> Pat
     return out
 
 
+def _as_it_is(name: str, folder: str, table: str) -> Callable[[Path, Path], tuple[Path, Path, Path]]:
+    return lambda data, work: (data / folder, EXPERIMENTS / name / "map.yaml", data / folder / table)
+
+
+def _masked_notes(data: Path, work: Path) -> tuple[Path, Path, Path]:
+    source = work / "covid_cxr"
+    if not source.exists():
+        covid.write_source(data / "covid_cxr", source)
+    return source, EXPERIMENTS / "covid_cxr" / "map.yaml", source / "table.csv"
+
+
+def _joined(data: Path, work: Path) -> tuple[Path, Path, Path]:
+    beside = work / "glioma_joined"
+    if not beside.exists():
+        joined.write_source(data, EXPERIMENTS / "tcga_lgg" / "map.yaml", beside)
+    return data / "tcga_lgg_mri", beside / "map.yaml", beside / "table.csv"
+
+
+# Real data and the work folder → what `mmvae scan` takes: source, MAP, table.
 SOURCES = {
-    "tcga_lgg": ("tcga_lgg_mri", "tcga_lgg_mri/clinical.csv"),
-    "glioma_radiomics": ("glioma_radiomics", "glioma_radiomics/radiomics.csv"),
-    "covid_cxr": ("covid_cxr", "covid_cxr/metadata.csv"),
+    "tcga_lgg": _as_it_is("tcga_lgg", "tcga_lgg_mri", "clinical.csv"),
+    "glioma_radiomics": _as_it_is("glioma_radiomics", "glioma_radiomics", "radiomics.csv"),
+    "covid_cxr": _masked_notes,
+    "glioma_joined": _joined,
 }
 
 BENCHES = {
@@ -186,6 +201,18 @@ BENCHES = {
             {"terms": 1000.0, "molecular": 1000.0, "location": 1000.0},
             Budget(epochs=40, batch_size=16, lr=1e-3, latent_dim=32),
             # No left-right flip: laterality is a finding, and a flip would destroy it.
+            MotionRange(rotation_deg=8.0, translation_mm=6.0, scale=0.08),
+            ("molecular", "location"),
+            5,
+            0.1,
+        ),
+        Bench(
+            "glioma_joined",
+            ("t1", "flair", "t1_post", "clinical", *(f"table_{role}" for role in _TABLES)),
+            ("t1", "flair", "t1_post", *(f"table_{role}" for role in _TABLES)),
+            {"none": (), "labels": ("molecular", "location")},
+            {"molecular": 1000.0, "location": 1000.0},
+            Budget(epochs=40, batch_size=16, lr=1e-3, latent_dim=32),
             MotionRange(rotation_deg=8.0, translation_mm=6.0, scale=0.08),
             ("molecular", "location"),
             5,

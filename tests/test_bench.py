@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import benches, polymnist
+from benchmarks import benches, joined, polymnist
 from benchmarks.__main__ import main
 from benchmarks.baseline import knn
 from benchmarks.benches import BENCHES
@@ -256,3 +256,28 @@ def test_five_views_of_a_digit_are_trained_and_judged(tmp_path, real_data):
     assert pixels.shape == (80, 5, 28, 28, 3)
     assert len({case.labels["digit"] for case in cohort.cases}) == 10
     assert "group/images" in rows
+
+
+def test_the_joined_table_has_a_patient_s_features_from_both_files_and_none_where_one_lacks_them(tmp_path):
+    (tmp_path / "glioma_radiomics").mkdir()
+    (tmp_path / "tcga_lgg_mri").mkdir()
+    (tmp_path / "glioma_radiomics" / "radiomics.csv").write_text(
+        "ID,cohort,Date,VOLUME_ET,TEXTURE_ET_T1_Mean,TEXTURE_ET_T1Gd_Mean\nTCGA-AA-0001,LGG,1999.01.01,5,1.5,#DIV/0!\nTCGA-BB-0002,GBM,1999.01.01,6,2.5,3\n"
+    )
+    (tmp_path / "tcga_lgg_mri" / "clinical.csv").write_text(
+        "patient,gender\nTCGA_AA_0001,1\nTCGA_CC_0003,2\n"
+    )
+    both = joined.write_source(tmp_path, ROOT / "experiments" / "tcga_lgg" / "map.yaml", tmp_path / "joined")
+    assert both == 1
+    lines = (tmp_path / "joined" / "table.csv").read_text().split()
+    assert lines[0] == "patient,gender,TEXTURE_ET_T1_Mean,TEXTURE_ET_T1Gd_Mean"
+    assert lines[1:] == ["TCGA_AA_0001,1,1.5,#DIV/0!", "TCGA_CC_0003,2,,"]
+
+
+def test_a_second_draw_of_folds_keeps_the_pseudonyms(tables, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMVAE_DATA", str(tmp_path))
+    (tmp_path / "cohort-glioma_radiomics-1").symlink_to(tables)
+    first, second = (Cohort.load(BENCHES["glioma_radiomics"].cohort(tmp_path, seed)) for seed in (1, 2))
+    assert [case.patient for case in first.cases] == [case.patient for case in second.cases]
+    assert first.splits.sha256 != second.splits.sha256
+    assert {p for fold in second.splits.folds for p in fold.test} == {case.patient for case in first.cases}
