@@ -64,12 +64,12 @@ def written(write: Callable, patients: Sequence[Patient], jobs: int, progress: C
         return list(progress(pool.map(write, patients, chunksize=4), len(patients)))
 
 
-def write_case(patient: Patient, seed: int, root: Path, protocol: str) -> Case:
-    """One patient's folder and its line."""
+def write_case(patient: Patient, seed: int, root: Path, protocol: str, scanner: str | None = None) -> Case:
+    """One patient's folder and its line; on the scanner she was drawn for unless one is named."""
     case_id = pseudonym("c", seed, patient.number)
     folder = root / "cases" / case_id
     folder.mkdir(parents=True)
-    exam = examine(patient, protocol)
+    exam = examine(patient, protocol, scanner)
     assets = []
     for number, series in enumerate(exam.series):
         volume = np.moveaxis(series.volumes, 0, -1).transpose(2, 1, 0, 3)  # (x, y, z, n)

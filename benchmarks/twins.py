@@ -1,0 +1,119 @@
+"""The twin-scanner shift: the same digital patients on another scanner, and how far their neighbour lists agree.
+
+python -m benchmarks.twins --work runs/bench --results benchmarks/results/twins.jsonl
+
+Each test patient queries the other test patients (as they were scanned first) twice: by her first examination and by
+that of her twin on the next scanner. Agreement is the rank correlation (Spearman) of the two lists, own patient out.
+Beside it: the lists of two patients with the same histology, and of any two patients.
+"""
+
+import argparse
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.benches import SIZES
+from benchmarks.setup import IMAGES
+from mmvae.case import Cohort, Split, Splits, write_cohort
+from mmvae.model import MMVAE
+from mmvae.phantom.cohort import write_case, written
+from mmvae.phantom.patient import parameters, population
+from mmvae.phantom.scanner import scanner_of
+from mmvae.retrieval.embed import embed
+from mmvae.retrieval.evaluate import Ranking, Side
+from mmvae.retrieval.metrics import resamples
+
+
+def write_twins(cohort: Cohort, sizes: tuple[int, ...], seed: int, out: Path) -> Cohort:
+    """The test patients of a phantom cohort, each on the scanner after the one she was drawn for."""
+    if out.exists():
+        return Cohort.load(out)
+    names = list(parameters()["scanners"])
+    after = {name: names[(n + 1) % len(names)] for n, name in enumerate(names)}
+    patients = population(sum(sizes), seed)[-sizes[2] :]
+    beside = out.with_name(f".{out.name}.writing")
+    write = partial(_write, after=after, seed=seed, root=beside)
+    cases = written(write, patients, os.cpu_count() or 1, lambda items, _: items)
+    names = tuple(case.patient for case in cases)
+    write_cohort(beside, cohort.card, cases, Splits((Split((), (), names),), seed=seed))
+    (beside / "skipped.jsonl").write_text("")
+    beside.rename(out)
+    return Cohort.load(out)
+
+
+def _write(patient, after, seed, root):
+    return write_case(patient, seed, root, "quick", after[scanner_of(patient)])
+
+
+def agreement(model: MMVAE, cohort: Cohort, twins: Cohort) -> dict:
+    """Rank correlation of each patient's two lists by the group images, and what it is between patients."""
+    first = list(cohort.split("test"))
+    by_patient = {case.patient: case for case in twins.cases}
+    second = [by_patient[case.patient] for case in first]
+    relevance = tuple(cohort.card.relevance)
+    ranking = Ranking(model.rule, model.distance, relevance)
+    sides = [Side.of(c, embed(model, of, c), relevance) for c, of in ((first, cohort), (second, twins))]
+    rows = np.flatnonzero(sides[0].experts.having(IMAGES).any(1))
+    lists = [ranking.table(side, sides[0], rows, IMAGES, "matched")[0] for side in sides]
+    value = {
+        name: ranking.judge(d, np.isfinite(d), [side.cases[i] for i in rows], sides[0].cases)[0][:, 3]
+        for name, d, side in zip(("first", "twin"), lists, sides)
+    }
+    same, alike, any_two = [], [], []
+    rng = np.random.default_rng(0)
+    histology = np.array([sides[0].cases[i].labels["histology"] for i in rows])
+    for n, row in enumerate(rows):
+        others = [m for m in range(len(rows)) if m != n]
+        kin = [m for m in others if histology[m] == histology[n]]
+        same.append(correlation(lists[0][n], lists[1][n], row))
+        alike.append(correlation(lists[0][n], lists[0][rng.choice(kin)], row))
+        any_two.append(correlation(lists[0][n], lists[0][rng.choice(others)], row))
+    return {
+        "rank correlation with the twin's list": interval(np.array(same)),
+        "with the list of a patient of the same histology": interval(np.array(alike)),
+        "with any patient's list": interval(np.array(any_two)),
+        "mAP, first examination": interval(value["first"]),
+        "mAP, twin": interval(value["twin"]),
+    }
+
+
+def correlation(a: np.ndarray, b: np.ndarray, own: int) -> float:
+    """Spearman's, over the archive cases that both lists rank, without the query's own."""
+    keep = np.isfinite(a) & np.isfinite(b)
+    keep[own] = False
+    return float(stats.spearmanr(a[keep], b[keep]).statistic)
+
+
+def interval(x: np.ndarray) -> dict[str, float]:
+    """Mean and its 95 % interval over resampled patients; undefined ones are left out."""
+    x = x[~np.isnan(x)]
+    low, high = np.percentile(resamples(len(x)) @ x / len(x), [2.5, 97.5])
+    return {"value": float(x.mean()), "low": float(low), "high": float(high), "n": len(x)}
+
+
+def main() -> None:
+    """See the module's first lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder of `mmvae-bench phantom --seed 1`")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("cells", nargs="*", default=["report+findings-1", "none-1", "labels-1"])
+    arguments = parser.parse_args()
+    cohort = Cohort.load(arguments.work / "cohort")
+    twins = write_twins(cohort, SIZES, 1, arguments.work / "twins")
+    lines = []
+    for cell in arguments.cells:
+        model = MMVAE.load_from_checkpoint(arguments.work / "runs" / cell / "best.ckpt")
+        lines.append({"cell": cell, "measurement": agreement(model, cohort, twins), "phantom": cohort.card.phantom,
+                      "splits": cohort.splits.sha256, "config": model.config()})  # fmt: skip
+        print(cell, json.dumps(lines[-1]["measurement"], indent=1))
+    arguments.results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
