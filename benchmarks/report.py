@@ -287,6 +287,39 @@ def against_neighbours(units: Units) -> tuple[list[str], list[tuple[str, bool, s
     return lines, made
 
 
+def digits(units: Units) -> list[str]:
+    """PolyMNIST-style cells: coherence and linear classification by number of inputs, joint coherence, log-likelihood."""
+    lines = [
+        "| cell | coherence, 1 / 2 / 3 / 4 inputs | joint coherence | linear classification, 1 / 2 / 3 / 4 / 5 inputs | log-likelihood (± standard error) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    measured = {n: e["measured"] for n, (_, e) in units.all.items() if "measured" in e}
+    series = lambda by_inputs: " / ".join(f"{v:.3f}" for v in by_inputs.values())  # noqa: E731
+    for name, m in measured.items():
+        likelihood = next(v for key, v in m.items() if key.startswith("log-likelihood"))
+        lines.append(
+            f"| {name[:-2]} | {series(m['coherence by inputs'])} | {m['joint coherence']:.3f} | "
+            f"{series(m['linear classification by inputs'])} | {likelihood:.0f} ± {m['its standard error']:.0f} |"
+        )
+    if measured:
+        real = next(iter(measured.values()))["classifiers' accuracy on real views"]
+        lines += ["", f"The classifiers that judge coherence are right on real views in {' / '.join(f'{v:.2f}' for v in real)}; chance is .1."]  # fmt: skip
+    return lines
+
+
+def twins(results: Path) -> list[str]:
+    """What `benchmarks.twins` measured, if it ran."""
+    path = results / "twins.jsonl"
+    if not path.exists():
+        return ["Not run."]
+    every = [json.loads(line) for line in path.read_text().splitlines()]
+    names = list(every[0]["measurement"])
+    lines = [f"| cell | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
+    for one in every:
+        lines.append(f"| {one['cell']} | {' | '.join(span(one['measurement'][n]) for n in names)} |")
+    return lines
+
+
 # ---- plots and files ----------------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +429,8 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
     text += ["## Headline: the images, by supervision", "", markdown(lines) if lines else "Not run.", ""]
     text += ["## Ablation", "", *ablation(units, Suite.read(SUITES / "ablation.yaml")), ""]
     text += ["## Real cohorts against k-NN", "", *of_real, ""]
+    text += ["## Five views of a digit (PolyMNIST's construction)", "", *digits(units), ""]
+    text += ["## The same patients on another scanner", "", *twins(results), ""]
     text += ["## Every cell", "", *grid_rows(units), ""]
     whole = "\n".join(text)
     (results / "report.md").write_text(whole)

@@ -70,7 +70,7 @@ def agreement(model: MMVAE, cohort: Cohort, twins: Cohort) -> dict:
         others = [m for m in range(len(rows)) if m != n]
         kin = [m for m in others if histology[m] == histology[n]]
         same.append(correlation(lists[0][n], lists[1][n], row))
-        alike.append(correlation(lists[0][n], lists[0][rng.choice(kin)], row))
+        alike.append(correlation(lists[0][n], lists[0][rng.choice(kin)], row) if kin else np.nan)
         any_two.append(correlation(lists[0][n], lists[0][rng.choice(others)], row))
     return {
         "rank correlation with the twin's list": interval(np.array(same)),
@@ -88,9 +88,11 @@ def correlation(a: np.ndarray, b: np.ndarray, own: int) -> float:
     return float(stats.spearmanr(a[keep], b[keep]).statistic)
 
 
-def interval(x: np.ndarray) -> dict[str, float]:
-    """Mean and its 95 % interval over resampled patients; undefined ones are left out."""
+def interval(x: np.ndarray) -> dict[str, float | None]:
+    """Mean and its 95 % interval over resampled patients; undefined ones are left out, null where all are."""
     x = x[~np.isnan(x)]
+    if not len(x):
+        return {"value": None, "low": None, "high": None, "n": 0}
     low, high = np.percentile(resamples(len(x)) @ x / len(x), [2.5, 97.5])
     return {"value": float(x.mean()), "low": float(low), "high": float(high), "n": len(x)}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import benches, joined, polymnist
+from benchmarks import benches, joined, polymnist, twins
 from benchmarks.__main__ import main
 from benchmarks.baseline import knn
 from benchmarks.benches import BENCHES
@@ -25,6 +25,7 @@ from mmvae.cli import main as mmvae
 from mmvae.latent.fusion import Hellinger, MomentMatched
 from mmvae.latent.gaussian import Gaussian, Posterior
 from mmvae.latent.objective import ELBO, Alignment, Sum
+from mmvae.model import MMVAE
 from mmvae.retrieval.metrics import PerPatient
 
 ROOT = Path(__file__).parents[1]
@@ -281,3 +282,25 @@ def test_a_second_draw_of_folds_keeps_the_pseudonyms(tables, tmp_path, monkeypat
     assert [case.patient for case in first.cases] == [case.patient for case in second.cases]
     assert first.splits.sha256 != second.splits.sha256
     assert {p for fold in second.splits.folds for p in fold.test} == {case.patient for case in first.cases}
+
+
+def test_lists_correlate_without_the_patient_herself_and_only_where_both_rank():
+    a = np.array([0.0, 0.1, 0.2, 0.3, 0.4, np.inf])
+    b = np.array([0.9, 0.1, 0.2, 0.4, 0.3, 0.0])
+    ranks_a, ranks_b = np.array([1, 2, 3, 4]), np.array([1, 2, 4, 3])  # cases 1 to 4
+    by_hand = 1 - 6 * ((ranks_a - ranks_b) ** 2).sum() / (4 * 15)
+    assert twins.correlation(a, b, own=0) == pytest.approx(by_hand)
+
+
+def test_twins_are_the_test_patients_on_other_scanners_and_agree_with_themselves(phantom, trained, tmp_path):
+    cohort = Cohort.load(phantom)
+    sizes = tuple(len(getattr(cohort.splits.fold(None), n)) for n in ("train", "validation", "test"))
+    made = twins.write_twins(cohort, sizes, cohort.splits.seed, tmp_path / "twins")
+    assert {case.patient for case in made.cases} == {case.patient for case in cohort.split("test")}
+    first, second = cohort.split("test")[0], made.cases[0]
+    assert (first.patient, first.terms, first.labels) == (second.patient, second.terms, second.labels)
+    assert first.assets[0].sha256 != second.assets[0].sha256  # scanned anew
+    found = twins.agreement(MMVAE.load_from_checkpoint(trained), cohort, made)
+    itself = twins.agreement(MMVAE.load_from_checkpoint(trained), cohort, cohort)
+    assert itself["rank correlation with the twin's list"]["value"] == pytest.approx(1)
+    assert found["rank correlation with the twin's list"]["value"] < 1
