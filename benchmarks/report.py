@@ -307,6 +307,23 @@ def digits(units: Units) -> list[str]:
     return lines
 
 
+def cost(results: Path) -> list[tuple[str, bool, str]]:
+    """What `benchmarks.speed` measured against its limits, a line a thread setting; the rule with all components has none."""
+    path, made = results / "speed.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        one = json.loads(line)
+        threads, shares = one["threads"], {}
+        for name, m in one["measurement"].items():
+            if "limit" in m:
+                low, high = m["quartiles"]
+                made.append((f"{name}, {threads} threads: at most {m['limit']} × its floor", m["ratio"] <= m["limit"], f"{m['ratio']:.2f} (quartiles {low:.2f}–{high:.2f})"))  # fmt: skip
+            else:
+                shares = {rule: x["share of a step"] for rule, x in m.items() if "all" not in rule}
+        for rule, share in shares.items():
+            made.append((f"{rule}, {threads} threads: fusion + bound at M = 8, D = 512 below 5 % of a step", share < 0.05, f"{share:.1%}"))  # fmt: skip
+    return made
+
+
 def twins(results: Path) -> list[str]:
     """What `benchmarks.twins` measured, if it ran."""
     path = results / "twins.jsonl"
@@ -403,7 +420,7 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
     of_rules, curves = rules(units, suite)
     of_subsets, ratios, lows = subsets(units, Cell())
     of_real, real_bars = against_neighbours(units)
-    asked = [*bars(lines, ratios, lows), *real_bars]
+    asked = [*bars(lines, ratios, lows), *real_bars, *cost(results)]
     pictures = plots(curves, units, results)
     notes = results / "report_notes.md"
     text = ["# Benchmark report", ""]
