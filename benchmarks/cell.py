@@ -141,8 +141,8 @@ class Cell:
             **{"weight_decay": bench.weight_decay, "lr": budget.lr, "seed": self.seed, **self.settings},
         )
 
-    def train(self, work: Path) -> tuple[Cohort, list[MMVAE]]:
-        """The cohort it is judged on, and its models: one, or one a fold."""
+    def train(self, work: Path) -> tuple[Cohort, list[MMVAE], int]:
+        """The cohort it is judged on, its models (one, or one a fold), and how many training cases they had in all."""
         bench = self.bench
         path = bench.cohort(work, self.cohort_seed, self.sizes)
         learnt = path
@@ -156,16 +156,17 @@ class Cell:
             for fold in (range(bench.folds) if bench.folds else (None,))
         ]  # fmt: skip
         cohort = Cohort.load(path)
+        count = sum(len(fold.train) for fold in Cohort.load(learnt).splits.folds)
         if learnt != path:
             # Trained on the thinned copy's splits, judged on the whole cohort's same test patients.
             for model in models:
                 model.data_identity["splits"] = cohort.splits.sha256
-        return cohort, models
+        return cohort, models, count
 
     def run(self, work: Path) -> tuple[dict[str, PerPatient], dict]:
         """Per-patient rows by KEY of metrics.json (behind `TARGET|` where the bench has several), and the row's other fields."""
         start = time.time()
-        cohort, models = self.train(work)
+        cohort, models, count = self.train(work)
         seconds, rows, macro = time.time() - start, {}, {}
         for target in self.bench.targets or (None,):
             evaluated = evaluate(models, cohort, target)
@@ -177,7 +178,7 @@ class Cell:
             if len(models[0].query_roles) == 1:
                 rows[f"{prefix}group/images"] = table[models[0].query_roles[0]]
         judged = {} if self.bench.judge is None else {"measured": self.bench.judge(models[0], cohort)}
-        seen = sum(len(set(fold.train)) for fold in cohort.splits.folds) * self.budget().epochs
+        seen = count * self.budget().epochs
         return rows, {
             "cell": self.plain(),
             "config": {

@@ -369,8 +369,8 @@ def plots(curves: Mapping, units: Units, folder: Path) -> list[Path]:
             "cell" in extra
             and extra["cell"]["cohort"] == "phantom"
             and GROUP in rows
-            and not extra["cell"]["roles"]
-            and not extra["cell"]["epochs"]
+            and extra["cell"]["supervision"] == "report+findings"
+            and not (extra["cell"]["roles"] or extra["cell"]["epochs"] or extra["cell"]["missing"])
         ):
             rule = extra["config"]["fusion"]["class_path"].rsplit(".", 1)[-1]
             right.scatter(extra["samples_per_second"], np.nanmean(rows[GROUP].value[:, 3]), color=colour.get(rule, "#777"),
@@ -381,7 +381,7 @@ def plots(curves: Mapping, units: Units, folder: Path) -> list[Path]:
     right.set(
         xlabel="training cases a second, one core",
         ylabel="mAP of the images",
-        title="Cost against quality, each training",
+        title="Cost against quality, report + findings, each training",
     )
     right.legend(fontsize=8)
     right.spines[["top", "right"]].set_visible(False)
