@@ -145,7 +145,7 @@ class Headline:
                 every = own | {f"ceiling-{n}": one for n, one in enumerate(ceiling.grid(epochs))}
                 units += [(name, partial(self.ceiling, one)) for name, one in every.items()]
         for name, unit in units:
-            if only is None or name.startswith(only):
+            if only is None or only in name:
                 make(self.path(name), unit)
         for seed in range(1, self.seeds + 1):  # both wait for the models that they read
             kept = self.work / "runs" / self.cell(names[0], seed).id / "best.ckpt"
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="trainings a row")
     parser.add_argument("--epochs", type=int, default=PHANTOM.budget.epochs)
-    parser.add_argument("--only", help="units whose name begins so; `table` makes none")
+    parser.add_argument("--only", help="units whose name has this in it; `table` makes none")
     parser.add_argument("--results", type=Path, help="JSONL and Markdown of the table are written here")
     arguments = parser.parse_args(argv)
     bench = Headline(arguments.seed, arguments.work, arguments.seeds, arguments.epochs)

@@ -126,6 +126,8 @@ def span(m: Mapping) -> str:
 
 def markdown(lines: list[dict]) -> str:
     """The table for people."""
+    if not lines:
+        return "No row yet.\n"
     chance = lines[0]["metrics"][GROUP]["mAP"]["chance"]
     out = [
         f"Of the ceiling: {', '.join(f'{name} {share:.2f}' for name, share in ratios(lines).items())}.",

@@ -1,7 +1,7 @@
 """Fusion rules: a mixture of products of powers of Gaussian experts, in closed form.
 
-Component k of the joint posterior is ∝ Π_m q_m(z)^{a_km} · p(z)^{a_k,M+1} with the standard normal prior p. In natural
-parameters a product of powers is a weighted sum, so one function does the arithmetic and a rule only states exponents.
+Component k of the joint posterior is ∝ Π_m q_m(z)^{a_km} · p(z)^{a_k,M+1} with the standard normal prior p. `Products`
+does the arithmetic; a rule only states exponents.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmvae.latent.gaussian import Gaussian, Posterior
+from mmvae.latent.product import Products
 
 Exponents = tuple[Float[Tensor, "B K M1"], Float[Tensor, "B K"]]
 
@@ -45,17 +46,9 @@ class Fusion(ABC):
             if power is None:
                 power = torch.ones(present.shape[1], device=mean.device)
             exponent, log_weight = self.exponents(Gaussian(mean, logvar), present, power)
-            return Posterior(_product(mean, logvar, exponent), torch.log_softmax(log_weight, -1))
-
-
-def _product(
-    mean: Float[Tensor, "B M D"], logvar: Float[Tensor, "B M D"], exponent: Float[Tensor, "B K M1"]
-) -> Gaussian:
-    """Normalised products of powers: precision Σ a_m/σ²_m + a_prior, mean Σ a_m μ_m/σ²_m over it."""
-    of_experts, of_prior = exponent[..., :-1], exponent[..., -1:]
-    each = (-logvar).exp()
-    precision = torch.einsum("bkm,bmd->bkd", of_experts, each) + of_prior
-    return Gaussian(torch.einsum("bkm,bmd->bkd", of_experts, each * mean) / precision, -precision.log())
+            prior = torch.zeros_like(mean[:, :1])
+            all_experts = Gaussian(torch.cat([mean, prior], 1), torch.cat([logvar, prior], 1))
+            return Posterior(Products(all_experts, exponent), torch.log_softmax(log_weight, -1))
 
 
 def void_is_prior(exponent: Float[Tensor, "B K M"], void: Bool[Tensor, "B K"]) -> Exponents:

@@ -1,24 +1,33 @@
 """Diagonal Gaussians, finite mixtures of them, and distances between means."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """Diagonal Gaussians of any batch shape: mean and log-variance, each (…, D)."""
+class Normal(ABC):
+    """Diagonal Gaussians of any batch shape, however they are kept: mean and log-variance, each (…, D)."""
 
     mean: Float[Tensor, "*batch D"]
     logvar: Float[Tensor, "*batch D"]
 
+    @abstractmethod
+    def at(self, index: Int[Tensor, " B"]) -> "Normal":
+        """Of batch shape (B, K): one component a row, (B, 1, D)."""
+
+    @abstractmethod
+    def log_prob_of_each(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B K"]:
+        """Of batch shape (B, K): the log-density of every component at its row's z, in nats."""
+
     def log_prob(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
         """Log-density in nats, summed over D; z broadcasts against the mean."""
-        squared = (z - self.mean).square() * (-self.logvar).exp()
-        return -0.5 * (squared + self.logvar + math.log(2 * math.pi)).sum(-1)
+        logvar = self.logvar
+        squared = (z - self.mean).square() * (-logvar).exp()
+        return -0.5 * (squared + logvar + math.log(2 * math.pi)).sum(-1)
 
     def rsample(self, noise: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """The reparameterised sample that standard normal noise becomes (Kingma & Welling 2014, arXiv:1312.6114)."""
@@ -26,14 +35,30 @@ class Gaussian:
 
     def kl_to_prior(self) -> Float[Tensor, "*batch D"]:
         """KL to the standard normal in nats, one value a latent dimension."""
-        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
+        logvar = self.logvar
+        return 0.5 * (self.mean.square() + logvar.exp() - 1 - logvar)
+
+
+@dataclass(frozen=True)
+class Gaussian(Normal):
+    """Diagonal Gaussians kept as mean and log-variance, each (…, D)."""
+
+    mean: Float[Tensor, "*batch D"]
+    logvar: Float[Tensor, "*batch D"]
+
+    def at(self, index):
+        rows = torch.arange(len(index), device=index.device)
+        return Gaussian(*(x[rows, index][:, None] for x in (self.mean, self.logvar)))
+
+    def log_prob_of_each(self, z):
+        return self.log_prob(z[..., None, :])
 
 
 @dataclass(frozen=True)
 class Posterior:
     """A finite mixture of diagonal Gaussians: components (B, K, D), normalised log-weights (B, K), −inf where void."""
 
-    components: Gaussian
+    components: Normal
     log_weight: Float[Tensor, "B K"]
 
     @property
@@ -48,22 +73,19 @@ class Posterior:
 
     def log_prob(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B"]:
         """Log-density of the mixture in nats."""
-        return torch.logsumexp(self.log_weight + self.components.log_prob(z[..., None, :]), -1)
+        return torch.logsumexp(self.log_weight + self.components.log_prob_of_each(z), -1)
 
     def rsample(self, noise: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B D"]:
         """One sample a case: a component by its weight (no gradient to the weights), then reparameterised."""
-        picked = torch.multinomial(self.weight.detach(), 1)[..., None].expand(
-            -1, 1, self.components.mean.shape[-1]
-        )
-        one = Gaussian(
-            self.components.mean.gather(1, picked)[:, 0], self.components.logvar.gather(1, picked)[:, 0]
-        )
-        return one.rsample(torch.randn_like(one.mean) if noise is None else noise)
+        one = self.components.at(torch.multinomial(self.weight.detach(), 1)[:, 0])
+        mean, logvar = one.mean[:, 0], one.logvar[:, 0]
+        return Gaussian(mean, logvar).rsample(torch.randn_like(mean) if noise is None else noise)
 
     def moment_matched(self) -> Gaussian:
         """The one Gaussian (B, D) with the mixture's mean and variance."""
-        weight, mean = self.weight[..., None], self.mean
-        spread = (self.components.mean - mean[:, None]).square()
+        weight, each = self.weight[..., None], self.components.mean
+        mean = (weight * each).sum(1)
+        spread = (each - mean[:, None]).square()
         return Gaussian(mean, (weight * (self.components.logvar.exp() + spread)).sum(1).log())
 
 

@@ -142,9 +142,7 @@ def _drawn(posterior: Posterior, noise: Float[Tensor, " N"]) -> Posterior:
     above = posterior.weight.double().cumsum(1)
     last = (posterior.weight > 0).long() * torch.arange(posterior.weight.shape[1], device=noise.device)
     at = torch.minimum((above < uniform * above[:, -1:]).sum(1), last.max(1).values)
-    rows = torch.arange(len(at), device=noise.device)
-    one = Gaussian(*(x[rows, at][:, None] for x in (posterior.components.mean, posterior.components.logvar)))
-    return Posterior(one, torch.zeros_like(posterior.log_weight[:, :1]))
+    return Posterior(posterior.components.at(at), torch.zeros_like(posterior.log_weight[:, :1]))
 
 
 @dataclass(frozen=True)
