@@ -210,13 +210,10 @@ def validation(models: list[MMVAE], cohort: Cohort, bench: Bench) -> float:
     for target in bench.targets or (None,):
         relevance = tuple(cohort.card.relevance) if target is None else ({"gain": 1, "same": [target]},)
         for model in models:
-            split = cohort.splits.fold(model.data_identity.get("fold"))
             sides = {}
-            for name in ("validation", "train"):
-                wanted = set(getattr(split, name))
-                cases = [case for case in cohort.cases if case.patient in wanted]
-                if name == "validation" or bench.folds:
-                    sides[name] = Side.of(cases, embed(model, cohort, cases), relevance)
+            for name in ("validation", "train") if bench.folds else ("validation",):
+                cases = cohort.split(name, model.data_identity.get("fold"))
+                sides[name] = Side.of(cases, embed(model, cohort, cases), relevance)
             query, archive = sides["validation"], sides["train" if bench.folds else "validation"]
             ranking = Ranking(model.rule, model.distance, relevance)
             using = [role for role in model.roles if role in bench.images]
