@@ -197,7 +197,7 @@ class Cell:
             "supervision": self.supervision,
             "weights": models[0].weight_of,
             "distance": [model.distance for model in models],
-            "readout": [model.readout and model.readout[2] for model in models],
+            "readout": [model.readout and model.readout.exponent for model in models],
             "macro": macro,
             **judged,
             "validation_mAP": validation(models, cohort, self.bench),

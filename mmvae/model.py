@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +15,12 @@ from mmvae.batch import Batch, Observation
 from mmvae.case import Card, Case, Cohort, InputError
 from mmvae.checkpoint import config_differences, digest_of, read_checkpoint
 from mmvae.discovery import kind_of, origin_of
-from mmvae.latent.fusion import Fusion, PoE, Powered, Projected, Sharpened
+from mmvae.latent.fusion import Fusion, PoE, Powered
 from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
 from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
+from mmvae.latent.readout import Readout, readouts
 from mmvae.modality import Modality, TrainingViews, from_plain, to_plain, view_of
 from mmvae.visibility import Visibility
-
-Map = tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]  # matrix (U, D) and offset (U,)
 
 BALANCED = 300.0
 ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
@@ -102,7 +101,7 @@ class MMVAE(LightningModule):
         self.subsets, self.scored = subsets, scored
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.distance = "cosine"
-        self.readout: tuple[*Map, float] | None = None  # and the exponent of what it gives
+        self.readout: Readout | None = None
         self.data_identity: dict = {}
         self.supervision: dict[str, str] = {}
         self.bare = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
@@ -284,38 +283,11 @@ class MMVAE(LightningModule):
         rule = self.fusion
         if self.log_power is not None:
             rule = Powered(rule, tuple(self.log_power.detach().exp().tolist()))
-        if self.readout is None:
-            return rule
-        *affine, exponent = self.readout
-        seen = Projected(rule, *affine)
-        return seen if exponent == 1 else Sharpened(seen, exponent)
+        return rule if self.readout is None else self.readout.over(rule)
 
-    @torch.no_grad()
-    def readouts(self, means: Float[Tensor, "N D"]) -> list[Map]:
-        """Affine maps from z to what the decoders of the answer roles expect: of each role alone, and of all.
-
-        Each expected value is standardised over these posterior means, and roles count equally, whatever their number of
-        values. Decoders are taken as linear about z = 0, which those of terms and reports are; one whose distribution has
-        no differentiable mean gives none.
-        """
-        matrices = []
-        for role in self.answer_roles:
-            decoder, origin = self.decoders[role], torch.zeros(self.latent_dim, device=means.device)
-            with torch.enable_grad():
-                if not decoder(origin[None].requires_grad_()).mean.requires_grad:
-                    continue
-                slope = torch.autograd.functional.jacobian(
-                    lambda z, d=decoder: d(z[None]).mean.flatten().float(), origin
-                )
-            spread = (means @ slope.T).std(0)
-            varies = spread > 1e-6 * spread.max()
-            if len(means) > 1 and torch.isfinite(spread).all() and varies.any():
-                matrices.append(slope[varies] / spread[varies, None] / varies.sum().sqrt())
-        every = [torch.cat(matrices)] if len(matrices) > 1 else []
-        return [
-            (tuple(map(tuple, matrix.tolist())), tuple((-matrix @ means.mean(0)).tolist()))
-            for matrix in (*matrices, *every)
-        ]
+    def readouts(self, means: Float[Tensor, "N D"]) -> list[Readout]:
+        """Those that the decoders of the answer roles offer."""
+        return readouts([self.decoders[role] for role in self.answer_roles], means)
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -484,7 +456,7 @@ class MMVAE(LightningModule):
             "origin": {role: origin_of(recipe) for role, recipe in self.modalities.items()},
             "supervision": self.supervision,
             "distance": self.distance,
-            "readout": self.readout,
+            "readout": self.readout and astuple(self.readout),
             "data": self.data_identity,
         }
 
@@ -506,7 +478,7 @@ class MMVAE(LightningModule):
                 "afresh without --ckpt_path (trainer.* may differ)"
             )
         self.distance, self.supervision = kept["distance"], kept["supervision"]
-        self.readout = kept["readout"]
+        self.readout = kept["readout"] and Readout(*kept["readout"])
         fitted = {role: from_plain(plain) for role, plain in kept["fitted"].items()}
         if not self.encoders or fitted != self.modalities:
             self.modalities = fitted

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "mmvae"
 ORDER = [
     "case", "batch", "latent.gaussian", "modality", "checkpoint", "discovery", "ingest", "phantom", "cache", "volume", "answer", "data", "visibility", "latent.product", "latent.fusion",
-    "latent.objective", "model", "retrieval.metrics", "retrieval.monitor", "retrieval.embed", "retrieval.plots", "retrieval.evaluate",
+    "latent.readout", "latent.objective", "model", "retrieval.metrics", "retrieval.monitor", "retrieval.embed", "retrieval.plots", "retrieval.evaluate",
     "retrieval.report", "retrieval.where", "retrieval.index", "retrieval.approximate", "retrieval.search", "show", "serve", "testing", "scaffold", "doctor", "fit", "cli", "bench",
 ]  # fmt: skip
 # "terms" is also a field of every case (FORMATS.md), so its name alone proves nothing.

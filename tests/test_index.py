@@ -16,6 +16,7 @@ import torch
 
 from mmvae.case import Cohort, InputError
 from mmvae.latent.fusion import Derived, PoE
+from mmvae.latent.readout import Readout
 from mmvae.modality import to_plain
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import Embedding, Experts, embed, write_embedding
@@ -57,7 +58,9 @@ def seen(request, trained, phantom, tmp_path_factory) -> Embedding:
     rng = np.random.default_rng(4)
     affine = rng.normal(size=(5, model.latent_dim)).tolist(), rng.normal(size=5).tolist()
     exponent = {"as it is": None, "through a readout": 1.0, "through a sharpened readout": 1.5}[request.param]
-    model.readout = None if exponent is None else (tuple(map(tuple, affine[0])), tuple(affine[1]), exponent)
+    model.readout = (
+        None if exponent is None else Readout(tuple(map(tuple, affine[0])), tuple(affine[1]), exponent)
+    )
     write_embedding(model, trained, cohort, embed(model, cohort, cohort.cases), folder / "e")
     return Embedding.load(folder / "e")
 

@@ -238,10 +238,10 @@ def test_a_readout_is_what_the_answers_decoders_expect_standardised_and_travels_
         experts, _ = model.experts(batch)
         visible = batch.present & torch.tensor([True, True, False])
         z = model.posterior(experts, visible).mean
-        (readout,) = model.readouts(z)
-        model.readout = (*readout, 1.0)
+        by_exponent = {one.exponent: one for one in model.readouts(z)}
+        model.readout = by_exponent[1.0]
         seen = model.rule(experts, visible).mean
-        model.readout = (*readout, 1.5)
+        model.readout = by_exponent[1.5]
         sharpened = model.rule(experts, visible).mean
         chances = model.decoders["terms"](z).mean.double().numpy()
     varies = chances.std(0, ddof=1) > 1e-6
@@ -249,6 +249,7 @@ def test_a_readout_is_what_the_answers_decoders_expect_standardised_and_travels_
     torch.testing.assert_close(seen.double(), torch.from_numpy(expected), atol=1e-4, rtol=1e-3)
     raised = (expected > 0) * abs(expected) ** 1.5 - (expected < 0) * abs(expected) ** 1.5
     torch.testing.assert_close(sharpened.double(), torch.from_numpy(raised), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(model.readout(z), sharpened)
     kept = from_plain(to_plain(model.rule))
     torch.testing.assert_close(kept(experts, visible).mean, sharpened)
 

@@ -7,13 +7,11 @@ from lightning import Callback
 from mmvae.latent.gaussian import DISTANCES
 from mmvae.retrieval.metrics import METRICS, counts_as_relevant, gains, labelled, score
 
-EXPONENTS = (1.0, 1.5, 2.0)  # of what a readout gives (`Sharpened`)
-
 
 class RetrievalMonitor(Callback):
     """Logs `val/mAP` and `val/P@5` of validation cases among themselves, answers left out, own patient excluded.
 
-    The posterior means are compared as they are and through each readout of the model with each exponent, by each distance;
+    The posterior means are compared as they are and through each readout of the model, by each distance;
     what has the best mAP becomes the model's and is stored in the checkpoint. A cohort whose validation cases
     have no label, or in which nothing is relevant, logs `val/mAP` 0 and says so once.
     """
@@ -46,13 +44,8 @@ class RetrievalMonitor(Callback):
             z = torch.stack([means[case.case_id] for case in cases])
             labels, patients = [case.labels for case in cases], np.array([case.patient for case in cases])
             gain = gains(labels, labels, relevance)
-            maps = module.readouts(z.to(module.device))
-            for readout in (None, *((*affine, exponent) for affine in maps for exponent in EXPONENTS)):
-                seen = z
-                if readout is not None:
-                    matrix, offset = (torch.tensor(x) for x in readout[:2])
-                    seen = z @ matrix.T + offset
-                    seen = seen.sign() * seen.abs() ** readout[2]
+            for readout in (None, *module.readouts(z.to(module.device))):
+                seen = z if readout is None else readout(z)
                 for name, distance in DISTANCES.items():
                     value, _ = score(
                         distance(seen, seen).numpy(),
