@@ -318,7 +318,7 @@ def cost(results: Path) -> list[tuple[str, bool, str]]:
             if "limit" in m:
                 low, high = m["quartiles"]
                 made.append((f"{name}, {threads} threads: at most {m['limit']} × its floor", m["ratio"] <= m["limit"], f"{m['ratio']:.2f} (quartiles {low:.2f}–{high:.2f})"))  # fmt: skip
-            else:
+            elif name.startswith("fusion + bound"):
                 shares = {rule: x["share of a step"] for rule, x in m.items() if "all" not in rule}
         for rule, share in shares.items():
             made.append((f"{rule}, {threads} threads: fusion + bound at M = 8, D = 512 below 5 % of a step", share < 0.05, f"{share:.1%}"))  # fmt: skip

@@ -3,7 +3,8 @@
 OMP_NUM_THREADS=1 python -m benchmarks.speed --results benchmarks/results/speed.jsonl
 OMP_NUM_THREADS=2 python -m benchmarks.speed --results benchmarks/results/speed.jsonl     # appends
 
-On a GPU the same script runs in bf16-mixed, with and without torch.compile.
+On a GPU the same script runs in bf16-mixed, with and without torch.compile, and the large networks of the preset `h100` are
+measured beside the small ones. Of either it says which share of the machine's own matrix rate a training step reaches.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from mmvae_clinical import Clinical
 from mmvae_mri.contrast import Contrast
 from mmvae_mri.dwi import DWI
 from mmvae_mri.structural import T1, T2
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setup import versions
 from mmvae.batch import Batch, collate
@@ -47,12 +49,19 @@ RULES = {
 }
 
 
-def built(cohort: Cohort, rule: str) -> MMVAE:
-    """Five series with the 2-core preset's networks and grid, and the record; everything visible, everything decoded."""
+# How large a series' networks and grid are, and how many cases a step takes.
+SCALES = {
+    "2 cores": ({"preset": "cpu"}, 8),
+    "one H100": ({"preset": "h100", "shape": (24, 80, 80), "spacing_mm": (3.5, 1.75, 1.75)}, 32),
+}
+
+
+def built(cohort: Cohort, rule: str, scale: str = "2 cores") -> MMVAE:
+    """Five series with this scale's networks and grid, and the record; everything visible, everything decoded."""
     fusion, objective = RULES[rule]
-    about = {"about": "lesion"}
-    recipes = {"t1": T1(**about), "t1_fs": T1(fat_saturated=True, **about), "t2": T2(**about), "dwi": DWI(**about),
-               "contrast": Contrast(**about), "clinical": Clinical()}  # fmt: skip
+    each = {"about": "lesion", **SCALES[scale][0]}
+    recipes = {"t1": T1(**each), "t1_fs": T1(fat_saturated=True, **each), "t2": T2(**each), "dwi": DWI(**each),
+               "contrast": Contrast(**each), "clinical": Clinical()}  # fmt: skip
     torch.manual_seed(0)
     model = MMVAE(recipes, fusion=fusion, objective=objective, visible=dict.fromkeys(recipes, 1.0))
     model.fit_recipes(cohort, cohort.split("train"))
@@ -87,15 +96,15 @@ def stepper(
 ) -> Callable[[], None]:
     """Forward, backward, optimiser."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    device = next(model.parameters()).device.type
+    device = next(model.parameters()).device
 
     def step():
-        with torch.autocast(device, dtype=precision or torch.bfloat16, enabled=precision is not None):
+        with torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None):
             value = loss()
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        if device == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
 
     return step
@@ -147,8 +156,53 @@ def arithmetic(step_seconds: float) -> dict:
     return made
 
 
+def matrix_rate(device: torch.device, precision: torch.dtype | None) -> float:
+    """Floating-point operations a second of one large square matrix product, the best of ten: what the machine can do."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=precision or torch.float32) for _ in range(2))
+
+    def product():
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / min(interleaved({"x": product}, 10)["x"])
+
+
+def operations(step: Callable[[], None]) -> int:
+    """Floating-point operations of the matrix products and convolutions in a step, forward and backward."""
+    with FlopCounterMode(display=False) as counted:
+        step()
+    return counted.get_total_flops()
+
+
+def share_of_the_machine(
+    cohort: Cohort,
+    scale: str,
+    rounds: int,
+    device: torch.device,
+    precision: torch.dtype | None,
+    compiled: bool,
+) -> dict:
+    """A PoE training step's floating-point rate as a share of the machine's matrix rate at the same precision."""
+    model = built(cohort, "PoE", scale).to(device)
+    batch = whole_batch(cohort, model, SCALES[scale][1]).to(device)
+    count = operations(stepper(model, lambda: model.bound(batch).loss, precision))
+    bound = torch.compile(model.bound) if compiled else model.bound
+    step = stepper(model, lambda: bound(batch).loss, precision)
+    seconds = float(np.median(interleaved({"x": step}, rounds)["x"]))
+    able = matrix_rate(device, precision)
+    return {"TFLOP a step": round(count / 1e12, 4), "seconds": round(seconds, 4), "matrix rate, TFLOP/s": round(able / 1e12, 3),
+            "share": round(count / seconds / able, 4)}  # fmt: skip
+
+
 def measure(
-    cohort: Cohort, size: int, rounds: int, device: str, precision: torch.dtype | None, compiled: bool
+    cohort: Cohort,
+    size: int,
+    rounds: int,
+    device: torch.device,
+    precision: torch.dtype | None,
+    compiled: bool,
 ) -> dict:
     """Every rule over its floor, embedding over the bare encoders, and fusion + bound."""
     tasks, models = {}, {}
@@ -181,7 +235,12 @@ def measure(
     reading = interleaved({"embedding": embedded, "floor of embedding": bare}, 3 * rounds)
     every = seconds | reading
     made = {name: ratio(every[name], every[f"floor of {name}"]) | {"limit": LIMITS[name]} for name in LIMITS}
-    return made | {"fusion + bound, M = 8, D = 512": arithmetic(made["PoE"]["seconds"])}
+    scales = SCALES if device.type == "cuda" else ("2 cores",)
+    shares = {s: share_of_the_machine(cohort, s, rounds, device, precision, compiled) for s in scales}
+    return made | {
+        "fusion + bound, M = 8, D = 512": arithmetic(made["PoE"]["seconds"]),
+        "share of the machine's matrix rate": shares,
+    }
 
 
 def main() -> None:
@@ -193,9 +252,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--results", type=Path, help="a line is appended")
     arguments = parser.parse_args()
-    settings = [("cpu", None, False)]
+    settings = [(torch.device("cpu"), None, False)]
     if torch.cuda.is_available():
-        settings = [("cuda", torch.bfloat16, False), ("cuda", torch.bfloat16, True)]
+        settings = [(torch.device("cuda"), torch.bfloat16, compiled) for compiled in (False, True)]
     with tempfile.TemporaryDirectory() as folder:
         write_phantom_cohort(24, 1, Path(folder) / "cohort", (20, 2, 2), jobs=1)
         cohort = Cohort.load(Path(folder) / "cohort")
@@ -203,7 +262,7 @@ def main() -> None:
             made = measure(cohort, arguments.size, arguments.rounds, device, precision, compiled)
             card = (
                 torch.cuda.get_device_name()
-                if device == "cuda"
+                if device.type == "cuda"
                 else f"{platform.machine()}, {os.cpu_count()} cores"
             )
             line = {"measurement": made, "threads": os.environ.get("OMP_NUM_THREADS", "unset"), "hardware": card,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import benches, joined, polymnist, twins
+from benchmarks import benches, joined, polymnist, speed, twins
 from benchmarks.__main__ import main
 from benchmarks.baseline import knn
 from benchmarks.benches import BENCHES
@@ -26,6 +26,7 @@ from mmvae.latent.fusion import Hellinger, MomentMatched
 from mmvae.latent.gaussian import Gaussian, Posterior
 from mmvae.latent.objective import ELBO, Alignment, Sum
 from mmvae.model import MMVAE
+from mmvae.phantom.cohort import write_phantom_cohort
 from mmvae.retrieval.metrics import PerPatient
 
 ROOT = Path(__file__).parents[1]
@@ -304,3 +305,18 @@ def test_twins_are_the_test_patients_on_other_scanners_and_agree_with_themselves
     itself = twins.agreement(MMVAE.load_from_checkpoint(trained), cohort, cohort)
     assert itself["rank correlation with the twin's list"]["value"] == pytest.approx(1)
     assert found["rank correlation with the twin's list"]["value"] < 1
+
+
+def test_operations_of_a_step_are_counted_forward_and_backward():
+    """By hand: two operations a multiplication, forward and again for the gradient of the weights."""
+    layer, x = torch.nn.Linear(7, 11, bias=False), torch.randn(5, 7)
+    assert speed.operations(lambda: layer(x).sum().backward()) == 2 * (2 * 5 * 7 * 11)
+    layer, x = torch.nn.Conv3d(3, 5, 3, padding=1), torch.randn(2, 3, 4, 6, 8)
+    assert speed.operations(lambda: layer(x).sum().backward()) == 2 * (2 * 2 * 5 * 4 * 6 * 8 * 3 * 27)
+
+
+def test_a_step_reaches_a_share_of_the_machines_matrix_rate(tmp_path):
+    write_phantom_cohort(6, 1, tmp_path / "cohort", (4, 1, 1), jobs=1)
+    cohort = Cohort.load(tmp_path / "cohort")
+    made = speed.share_of_the_machine(cohort, "2 cores", 1, torch.device("cpu"), None, False)
+    assert 0 < made["share"] < 1
