@@ -120,8 +120,9 @@ def ratios(lines: list[dict]) -> dict[str, float]:
 
 
 def span(m: Mapping) -> str:
-    """value (low–high)."""
-    return f"{m['value']:.3f} ({m['low']:.3f}–{m['high']:.3f})"
+    """value (low–high); a dash after a minus would be hard to read."""
+    between = " to " if m["low"] < 0 else "–"
+    return f"{m['value']:.3f} ({m['low']:.3f}{between}{m['high']:.3f})"
 
 
 def markdown(lines: list[dict]) -> str:
