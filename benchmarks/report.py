@@ -338,6 +338,15 @@ def twins(results: Path) -> list[str]:
     return lines
 
 
+def other_phantoms(results: Path) -> dict[str, list[dict]]:
+    """By phantom seed: the rows of `mmvae-bench phantom --seed S --results RESULTS/headline-S`, if it ran."""
+    paths = sorted(results.glob("headline-*.jsonl"))
+    return {
+        path.stem.removeprefix("headline-"): [json.loads(line) for line in path.read_text().splitlines()]
+        for path in paths
+    }
+
+
 # ---- plots and files ----------------------------------------------------------------------------------------------------------
 
 
@@ -421,7 +430,13 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
     of_rules, curves = rules(units, suite)
     of_subsets, ratios, lows = subsets(units, Cell())
     of_real, real_bars = against_neighbours(units)
-    asked = [*bars(lines, ratios, lows), *real_bars, *cost(results)]
+    again = other_phantoms(results)
+    asked = bars(lines, ratios, lows)
+    for seed, rows in again.items():
+        asked += [
+            (f"phantom of seed {seed}, {name}", met, figure) for name, met, figure in bars(rows, {}, {})
+        ]
+    asked += [*real_bars, *cost(results)]
     pictures = plots(curves, units, results)
     notes = results / "report_notes.md"
     text = ["# Benchmark report", ""]
@@ -445,6 +460,8 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
         "",
     ]
     text += ["## Headline: the images, by supervision", "", markdown(lines) if lines else "Not run.", ""]
+    for seed, rows in again.items():
+        text += [f"## The same on a phantom of seed {seed}", "", markdown(rows), ""]
     text += ["## Ablation", "", *ablation(units, Suite.read(SUITES / "ablation.yaml")), ""]
     text += ["## Real cohorts against k-NN", "", *of_real, ""]
     text += ["## Five views of a digit (PolyMNIST's construction)", "", *digits(units), ""]

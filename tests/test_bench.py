@@ -19,7 +19,7 @@ from benchmarks.cell import Cell, series_of, thinned
 from benchmarks.report import pooled, ratio_interval, write
 from benchmarks.resolve import made, short
 from benchmarks.suite import Suite, claimed
-from benchmarks.units import load
+from benchmarks.units import GROUP, load
 from mmvae.case import Cohort
 from mmvae.cli import main as mmvae
 from mmvae.latent.fusion import Hellinger, MomentMatched
@@ -112,6 +112,19 @@ def test_the_report_says_first_what_is_missed_and_refreshes_the_readme_between_i
     written = readme.read_text()
     assert written.startswith("above\n") and written.endswith("below\n") and "old" not in written
     assert "| visibility |" in written
+
+
+def test_a_bar_missed_on_another_phantom_is_named_first(work, tmp_path):
+    value = lambda v: {"value": v, "low": v, "high": v, "chance": 0.1, "n": 9}  # noqa: E731
+    row = lambda name, v: {"row": name, "seeds": 1, "metrics": {GROUP: {"mAP": value(v), "P@5": value(v)}}}  # noqa: E731
+    rows = [row("ours, report+findings", 0.4), row("ours, labels", 0.5), row("supervised ceiling", 0.5)]
+    (tmp_path / "headline-7.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    write(work, tmp_path, None)
+    text = (tmp_path / "report.md").read_text()
+    missed, met = text.split("Bars met:")
+    assert "phantom of seed 7, images, report+findings, at least 0.90 of the ceiling's mAP: 0.800" in missed
+    assert "phantom of seed 7, images, labels, at least 0.95 of the ceiling's mAP: 1.000" in met
+    assert "## The same on a phantom of seed 7" in met
 
 
 def test_a_thinned_cohort_lacks_so_many_training_series_and_leaves_the_others_whole(phantom, tmp_path):
