@@ -148,8 +148,8 @@ class Headline:
             if only is None or only in name:
                 make(self.path(name), unit)
         for seed in range(1, self.seeds + 1):  # both wait for the models that they read
-            kept = self.work / "runs" / self.cell(names[0], seed).id / "best.ckpt"
-            if (only is None or only == "unread") and kept.exists():
+            # A checkpoint is there before its training ends; the unit is not.
+            if (only is None or only == "unread") and self.path(self.cell(names[0], seed).id).exists():
                 make(self.path(f"unread-{seed}"), partial(self.unread, seed))
             cells = [self.cell(names[0], seed, (role,)) for role in IMAGES]
             if (only is None or only == "late") and all(self.path(cell.id).exists() for cell in cells):
