@@ -313,15 +313,15 @@ def cost(results: Path) -> list[tuple[str, bool, str]]:
     path, made = results / "speed.jsonl", []
     for line in path.read_text().splitlines() if path.exists() else ():
         one = json.loads(line)
-        threads, shares = one["threads"], {}
+        threads, shares = "1 thread" if one["threads"] == "1" else f"{one['threads']} threads", {}
         for name, m in one["measurement"].items():
             if "limit" in m:
                 low, high = m["quartiles"]
-                made.append((f"{name}, {threads} threads: at most {m['limit']} × its floor", m["ratio"] <= m["limit"], f"{m['ratio']:.2f} (quartiles {low:.2f}–{high:.2f})"))  # fmt: skip
+                made.append((f"{name}, {threads}: at most {m['limit']} × its floor", m["ratio"] <= m["limit"], f"{m['ratio']:.2f} (quartiles {low:.2f}–{high:.2f})"))  # fmt: skip
             elif name.startswith("fusion + bound"):
                 shares = {rule: x["share of a step"] for rule, x in m.items() if "all" not in rule}
         for rule, share in shares.items():
-            made.append((f"{rule}, {threads} threads: fusion + bound at M = 8, D = 512 below 5 % of a step", share < 0.05, f"{share:.1%}"))  # fmt: skip
+            made.append((f"{rule}, {threads}: fusion + bound at M = 8, D = 512 below 5 % of a step", share < 0.05, f"{share:.1%}"))  # fmt: skip
     return made
 
 
