@@ -276,7 +276,7 @@ def against_neighbours(units: Units) -> tuple[list[str], list[tuple[str, bool, s
                 lines.append(
                     f"| {name} | {target} | {family[:-2]} ({len(ours)} × {bench.folds} folds) | {np.mean(at):.3f} | {span(summarise(a.value, a.chance)['mAP'])} | {span(summarise(b.value, b.chance)['mAP'])} | {span(difference)} |"
                 )
-                if family[:-2] == f"{name}1,{cell.supervision}":  # the default, nothing else tried
+                if replace(cell, cohort_seed=1, seed=1) == Cell(cohort=name, supervision=cell.supervision):
                     met = difference["low"] > -0.10 and difference["value"] > -0.02
                     made.append(
                         (
@@ -310,9 +310,8 @@ def digits(units: Units) -> list[str]:
 
 def cost(results: Path) -> list[tuple[str, bool, str]]:
     """What `benchmarks.speed` measured against its limits, a line a thread setting; the rule with all components has none."""
-    path, made = results / "speed.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        one = json.loads(line)
+    made = []
+    for one in _rows(results / "speed.jsonl"):
         threads, shares = "1 thread" if one["threads"] == "1" else f"{one['threads']} threads", {}
         for name, m in one["measurement"].items():
             if "limit" in m:
@@ -327,10 +326,9 @@ def cost(results: Path) -> list[tuple[str, bool, str]]:
 
 def twins(results: Path) -> list[str]:
     """What `benchmarks.twins` measured, if it ran."""
-    path = results / "twins.jsonl"
-    if not path.exists():
+    every = _rows(results / "twins.jsonl")
+    if not every:
         return ["Not run."]
-    every = [json.loads(line) for line in path.read_text().splitlines()]
     names = list(every[0]["measurement"])
     lines = [f"| cell | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
     for one in every:
@@ -341,10 +339,12 @@ def twins(results: Path) -> list[str]:
 def other_phantoms(results: Path) -> dict[str, list[dict]]:
     """By phantom seed: the rows of `mmvae-bench phantom --seed S --results RESULTS/headline-S`, if it ran."""
     paths = sorted(results.glob("headline-*.jsonl"))
-    return {
-        path.stem.removeprefix("headline-"): [json.loads(line) for line in path.read_text().splitlines()]
-        for path in paths
-    }
+    return {path.stem.removeprefix("headline-"): _rows(path) for path in paths}
+
+
+def _rows(path: Path) -> list[dict]:
+    """Of a JSONL file; none where it is not there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 # ---- plots and files ----------------------------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def _importance(
 ) -> tuple[Float[Tensor, "S N"], Float[Tensor, "N M"], Float[Tensor, " N"]]:
     """log(π_k/S · p(x, z)/q(z)) of every sample, expected log-likelihood, and KL by the samples."""
     each = seen.posterior.components
-    components = each.mean.shape[1]
+    components = seen.posterior.log_weight.shape[1]
     noise = seen.noise.unflatten(1, (count, components))  # (N, S, K, D)
     z = each.mean[:, None] + (each.logvar / 2).exp()[:, None] * noise
     z = z.flatten(1, 2).transpose(0, 1)  # (S · K, N, D)
