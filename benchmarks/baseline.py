@@ -8,12 +8,13 @@ from sklearn.decomposition import PCA
 
 from benchmarks import neighbours
 from benchmarks.benches import Bench
-from mmvae.case import Cohort
+from mmvae.blocks.geometry import load_nifti
+from mmvae.cohort import Cohort
 from mmvae.discovery import kind_of
+from mmvae.evaluation.evaluate import Ranking, pool
 from mmvae.latent.fusion import PoE
-from mmvae.retrieval.evaluate import Ranking, pool
-from mmvae.retrieval.metrics import PerPatient, labelled
-from mmvae.volume import load_nifti
+from mmvae.metrics.estimates import PerPatient
+from mmvae.metrics.relevance import labelled
 
 Features = Float[np.ndarray, "N F"]
 

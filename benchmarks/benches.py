@@ -19,10 +19,12 @@ from mmvae_terms import Terms
 from benchmarks import covid, joined, polymnist
 from benchmarks.setup import GRID, IMAGES, MOTION, Budget
 from mmvae.batch import MotionRange
-from mmvae.case import Case, Cohort, Splits, draw_splits, write_cohort
+from mmvae.case import Case
+from mmvae.cohort import Cohort, write_cohort
 from mmvae.modality import Modality
 from mmvae.model import MMVAE
 from mmvae.phantom.cohort import write_phantom_cohort
+from mmvae.splits import Splits, draw_splits
 
 _BRAIN = {"shape": (16, 40, 40), "spacing_mm": (9.0, 5.0, 5.0)}
 _SEQUENCES = {"t1": "T1", "t1gd": "T1Gd", "t2": "T2", "flair": "FLAIR"}

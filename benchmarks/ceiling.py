@@ -10,12 +10,14 @@ from torch.nn import functional
 
 from benchmarks.setup import IMAGES, MOTION, PAIR
 from mmvae.batch import MotionRange, collate
-from mmvae.case import Case, Cohort
-from mmvae.data import CaseDataset, seed_of
+from mmvae.case import Case
+from mmvae.cohort import Cohort
+from mmvae.data import CaseDataset
+from mmvae.evaluation.evaluate import Ranking, Side
 from mmvae.latent.gaussian import cosine_distance
+from mmvae.metrics.estimates import PerPatient, by_patient
 from mmvae.model import MMVAE
-from mmvae.retrieval.evaluate import Ranking, Side
-from mmvae.retrieval.metrics import PerPatient, by_patient
+from mmvae.seeds import seed_of
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import numpy as np
 from benchmarks.benches import BENCHES, Bench, variant
 from benchmarks.resolve import made, short
 from benchmarks.setup import Budget, train, versions
-from mmvae.case import Case, Cohort
-from mmvae.data import seed_of
+from mmvae.case import Case
+from mmvae.cohort import Cohort
+from mmvae.evaluation.evaluate import Ranking, Side, evaluate
+from mmvae.metrics.estimates import PerPatient, summarise
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import embed
-from mmvae.retrieval.evaluate import Ranking, Side, evaluate
-from mmvae.retrieval.metrics import PerPatient, summarise
+from mmvae.seeds import seed_of
 
 VISIBILITY = {
     # chance of a query role, chance of an answer role, subsets a step, chance of being decoded

@@ -22,10 +22,10 @@ from benchmarks.setup import IMAGES, SUBSETS
 from benchmarks.suite import make
 from benchmarks.table import markdown, table
 from benchmarks.units import GROUP
+from mmvae.evaluation.evaluate import Ranking, Side, evaluate_fold, key_of
 from mmvae.latent.fusion import PoE
+from mmvae.metrics.estimates import PerPatient
 from mmvae.retrieval.embed import embed
-from mmvae.retrieval.evaluate import Ranking, Side, evaluate_fold, key_of
-from mmvae.retrieval.metrics import PerPatient
 
 PHANTOM = BENCHES["phantom"]
 

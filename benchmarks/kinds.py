@@ -10,9 +10,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmvae.case import Cohort
+from mmvae.cohort import Cohort
+from mmvae.identity.vault import Vault, vault_path
 from mmvae.ingest.assign import claims_of
-from mmvae.ingest.identity import Vault, vault_path
 from mmvae.ingest.study import scan_dicom
 from mmvae.phantom.dicom import write_phantom_studies
 

@@ -8,12 +8,13 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import nn
 
-from mmvae.case import Case, Cohort
+from mmvae.case import Case
+from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
+from mmvae.evaluation.evaluate import Ranking
 from mmvae.latent.gaussian import cosine_distance
+from mmvae.metrics.estimates import PerPatient, by_patient
 from mmvae.modality import Modality
-from mmvae.retrieval.evaluate import Ranking
-from mmvae.retrieval.metrics import PerPatient, by_patient
 
 Features = Float[np.ndarray, "N F"]
 

@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmvae.batch import Observation, collate
-from mmvae.case import Card, Case, Cohort, InputError, Split, Splits, View, write_cohort
+from mmvae.case import Card, Case, View
+from mmvae.cohort import Cohort, write_cohort
 from mmvae.data import CaseDataset
+from mmvae.errors import InputError
 from mmvae.latent.gaussian import Gaussian, Posterior
 from mmvae.modality import Modality
 from mmvae.model import MMVAE
+from mmvae.splits import Split, Splits
 
 TEXTURES = ("brick", "grass", "gravel", "coffee", "chelsea")
 VIEWS = tuple(f"on_{name}" for name in TEXTURES)

@@ -15,8 +15,8 @@ from benchmarks.setup import SERIES, SUBSETS
 from benchmarks.suite import Suite
 from benchmarks.table import CEILING, markdown, span, table
 from benchmarks.units import GROUP, load
-from mmvae.retrieval.evaluate import average, key_of
-from mmvae.retrieval.metrics import PerPatient, paired, summarise
+from mmvae.evaluation.evaluate import average, key_of
+from mmvae.metrics.estimates import PerPatient, paired, summarise
 
 SUITES = Path(__file__).parent / "suites"
 RULES = ("PoE", "MoE", "MoPoE")

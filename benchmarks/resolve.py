@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mmvae.latent import fusion, objective
-from mmvae.modality import from_plain
+from mmvae.plain import from_plain
 
 ROOMS = {"fusion": fusion.__name__, "objective": objective.__name__}
 

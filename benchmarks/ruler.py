@@ -13,15 +13,16 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 
-from mmvae.case import Case, Cohort
+from mmvae.blocks.geometry import load_nifti
+from mmvae.case import Case
+from mmvae.cohort import Cohort
+from mmvae.evaluation.evaluate import Ranking
 from mmvae.latent.fusion import PoE
 from mmvae.latent.gaussian import euclidean_distance
+from mmvae.metrics.scores import METRICS
 from mmvae.phantom.patient import Patient, orads, phantom_hash, population
 from mmvae.phantom.scanner import anatomy_of, scanner_of
 from mmvae.phantom.words import TERMS, answers, reading, terms_of
-from mmvae.retrieval.evaluate import Ranking
-from mmvae.retrieval.metrics import METRICS
-from mmvae.volume import load_nifti
 
 
 def reader_agreement(patients: list[Patient], seed: int = 0) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from mmvae.case import Cohort
+from mmvae.cohort import Cohort
 from mmvae.ingest.study import scan_dicom
 from mmvae.phantom.dicom import write_phantom_studies, write_study
 from mmvae.phantom.patient import population

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mmvae.batch import MotionRange
 from mmvae.data import CaseData
 from mmvae.model import MMVAE
-from mmvae.retrieval.monitor import RetrievalMonitor
+from mmvae.model.monitor import RetrievalMonitor
 
 IMAGES = ("t1", "t1_fs", "t2", "dwi", "contrast")
 PAIR = ("dwi", "t2")  # the pair whose ceiling has a training of its own

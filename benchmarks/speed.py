@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setup import versions
 from mmvae.batch import Batch, collate
-from mmvae.case import Cohort
+from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
 from mmvae.latent.fusion import MoE, MoPoE, PoE
 from mmvae.latent.gaussian import Gaussian, masked_sum

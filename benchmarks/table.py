@@ -11,9 +11,9 @@ from benchmarks import ceiling
 from benchmarks.benches import BENCHES
 from benchmarks.setup import IMAGES, versions
 from benchmarks.units import GROUP, load
-from mmvae.case import Cohort
-from mmvae.retrieval.evaluate import average
-from mmvae.retrieval.metrics import PerPatient, paired, summarise
+from mmvae.cohort import Cohort
+from mmvae.evaluation.evaluate import average
+from mmvae.metrics.estimates import PerPatient, paired, summarise
 
 CEILING = "supervised ceiling"
 

@@ -18,14 +18,15 @@ from scipy import stats
 
 from benchmarks.benches import SIZES
 from benchmarks.setup import IMAGES
-from mmvae.case import Cohort, Split, Splits, write_cohort
+from mmvae.cohort import Cohort, write_cohort
+from mmvae.evaluation.evaluate import Ranking, Side
+from mmvae.metrics.estimates import resamples
 from mmvae.model import MMVAE
 from mmvae.phantom.cohort import write_case, written
 from mmvae.phantom.patient import parameters, population
 from mmvae.phantom.scanner import scanner_of
 from mmvae.retrieval.embed import embed
-from mmvae.retrieval.evaluate import Ranking, Side
-from mmvae.retrieval.metrics import resamples
+from mmvae.splits import Split, Splits
 
 
 def write_twins(cohort: Cohort, sizes: tuple[int, ...], seed: int, out: Path) -> Cohort:

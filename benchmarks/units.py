@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae.retrieval.metrics import PerPatient
+from mmvae.metrics.estimates import PerPatient
 
 GROUP = "group/images"
 

@@ -3,16 +3,18 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
-from mmvae.case import InputError
-from mmvae.modality import Modality
+from mmvae.errors import InputError
+from mmvae.plain import PLUGINS
 
-GROUP = "mmvae.modalities"
+if TYPE_CHECKING:  # the contract imports torch, and who only asks for names need not
+    from mmvae.modality import Modality
 
 
 @dataclass(frozen=True)
-class Installed:
-    """One registered modality: its name (the kind), class, distribution and version."""
+class Plugin:
+    """One registered modality: its name (the kind), class path, distribution and version."""
 
     name: str
     path: str
@@ -20,8 +22,10 @@ class Installed:
     version: str
     entry_point: EntryPoint
 
-    def load(self) -> type[Modality]:
+    def load(self) -> "type[Modality]":
         """The class; imports the plugin."""
+        from mmvae.modality import Modality
+
         cls = self.entry_point.load()
         if not (isinstance(cls, type) and issubclass(cls, Modality)):
             raise InputError(
@@ -31,41 +35,44 @@ class Installed:
 
 
 @cache
-def installed() -> dict[str, Installed]:
+def installed() -> dict[str, Plugin]:
     """Every registered modality by name.
 
     Raises:
         InputError: if two distributions claim one name.
     """
-    found: dict[str, Installed] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.dist.name)):
-        one = Installed(point.name, point.value, point.dist.name, point.dist.version, point)
-        other = found.setdefault(point.name, one)
-        if (other.distribution, other.path) != (one.distribution, one.path):
+    plugins: dict[str, Plugin] = {}
+    found = [(point, point.dist) for point in entry_points(group=PLUGINS)]
+    for point, dist in sorted(found, key=lambda p: (p[0].name, p[1].name if p[1] else "")):
+        plugin = Plugin(
+            point.name, point.value, dist.name if dist else "", dist.version if dist else "", point
+        )
+        other = plugins.setdefault(point.name, plugin)
+        if (other.distribution, other.path) != (plugin.distribution, plugin.path):
             raise InputError(
                 f"two installed distributions register the modality {point.name!r}: {other.distribution} ({other.path}) "
-                f"and {one.distribution} ({one.path}). Uninstall one of the two."
+                f"and {plugin.distribution} ({plugin.path}). Uninstall one of the two."
             )
-    return found
+    return plugins
 
 
-def load_all() -> dict[str, type[Modality]]:
+def load_all() -> "dict[str, type[Modality]]":
     """Every registered class by kind, imported."""
-    return {name: one.load() for name, one in installed().items()}
+    return {name: plugin.load() for name, plugin in installed().items()}
 
 
-def _registered(recipe: Modality) -> Installed | None:
+def _plugin_of(recipe: "Modality") -> Plugin | None:
     path = f"{type(recipe).__module__}:{type(recipe).__qualname__}"
-    return next((one for one in installed().values() if one.path == path), None)
+    return next((plugin for plugin in installed().values() if plugin.path == path), None)
 
 
-def kind_of(recipe: Modality, role: str) -> str:
+def kind_of(recipe: "Modality", role: str) -> str:
     """The kind whose assets a role sees: its class's entry-point name, or the role's name for a class without one."""
-    registered = _registered(recipe)
-    return registered.name if registered else role
+    plugin = _plugin_of(recipe)
+    return plugin.name if plugin else role
 
 
-def origin_of(recipe: Modality) -> dict[str, str]:
+def origin_of(recipe: "Modality") -> dict[str, str]:
     """Distribution and version of a recipe's class, for checkpoints and indexes; empty where it is not registered."""
-    registered = _registered(recipe)
-    return {"distribution": registered.distribution, "version": registered.version} if registered else {}
+    plugin = _plugin_of(recipe)
+    return {"distribution": plugin.distribution, "version": plugin.version} if plugin else {}

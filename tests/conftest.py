@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmvae.case import Cohort
+from mmvae.cohort import Cohort
 from mmvae.phantom.cohort import write_phantom_cohort
 
 ROOT = Path(__file__).parents[1]

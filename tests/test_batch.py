@@ -3,7 +3,7 @@
 import torch
 
 from mmvae.batch import Motion, MotionRange, Observation
-from mmvae.volume import move
+from mmvae.blocks.geometry import move
 
 
 def blob(shape, spacing, at):

@@ -20,14 +20,14 @@ from benchmarks.report import pooled, ratio_interval, write
 from benchmarks.resolve import made, short
 from benchmarks.suite import Suite, claimed
 from benchmarks.units import GROUP, load
-from mmvae.case import Cohort
 from mmvae.cli import main as mmvae
+from mmvae.cohort import Cohort
 from mmvae.latent.fusion import Hellinger, MomentMatched
 from mmvae.latent.gaussian import Gaussian, Posterior
 from mmvae.latent.objective import ELBO, Alignment, Sum
+from mmvae.metrics.estimates import PerPatient
 from mmvae.model import MMVAE
 from mmvae.phantom.cohort import write_phantom_cohort
-from mmvae.retrieval.metrics import PerPatient
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "benchmarks" / "suites" / "smoke.yaml"

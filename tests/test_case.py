@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
-from mmvae.case import Cohort, InputError, Split, Splits, draw_splits
+from mmvae.cohort import Cohort
+from mmvae.errors import InputError
+from mmvae.splits import Split, Splits, draw_splits
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mmvae.case import Cohort
 from mmvae.cli import main
+from mmvae.cohort import Cohort
 
 BIN = Path(sys.executable).parent / "mmvae"
 

@@ -12,8 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from mmvae.case import Cohort
 from mmvae.cli import main
+from mmvae.cohort import Cohort
 from mmvae.ingest.dicom import quiet, read_header
 from mmvae.ingest.skipped import Unusable
 from mmvae.ingest.stacks import stacks_of

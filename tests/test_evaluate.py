@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmvae.case import Cohort, InputError
 from mmvae.cli import main
+from mmvae.cohort import Cohort
+from mmvae.errors import InputError
+from mmvae.evaluation.evaluate import evaluate, subsets_of
 from mmvae.model import MMVAE
-from mmvae.retrieval.evaluate import evaluate, subsets_of
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from mmvae.latent.fusion import (
     TemperedPoE,
 )
 from mmvae.latent.gaussian import Gaussian
-from mmvae.modality import from_plain, to_plain
+from mmvae.plain import from_plain, to_plain
 
 MIXTURES = [MoE(), MoPoE(), Hellinger()]
 RULES = [PoE(), PoE(prior_expert=False), TemperedPoE(), *MIXTURES, MomentMatched(Hellinger())]

@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmvae.case import Cohort, InputError
+from mmvae.cohort import Cohort
+from mmvae.errors import EmptyQuery, InputError
 from mmvae.latent.fusion import Derived, PoE
-from mmvae.latent.readout import Readout
-from mmvae.modality import to_plain
+from mmvae.latent.space import Readout
 from mmvae.model import MMVAE
-from mmvae.retrieval.embed import Embedding, Experts, embed, write_embedding
+from mmvae.plain import to_plain
+from mmvae.retrieval.embed import embed
+from mmvae.retrieval.embedding import Embedding, write_embedding
+from mmvae.retrieval.experts import Experts
+from mmvae.retrieval.filter import parse_where
 from mmvae.retrieval.index import Index, file_system_of
-from mmvae.retrieval.search import EmptyQuery, query_from_cohort, query_from_index, search
-from mmvae.retrieval.where import parse_where
+from mmvae.retrieval.query import query_from_cohort, query_from_index
+from mmvae.retrieval.search import search
 
 
 @pytest.fixture(scope="session")

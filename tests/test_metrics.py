@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 
-from mmvae.retrieval.metrics import (
-    METRICS,
-    PerPatient,
-    by_patient,
-    expected_average_precision,
-    gains,
-    labelled,
-    paired,
-    score,
-    summarise,
-)
+from mmvae.metrics.estimates import PerPatient, by_patient, paired, summarise
+from mmvae.metrics.relevance import gains, labelled
+from mmvae.metrics.scores import METRICS, expected_average_precision, score
 
 RELEVANCE = ({"gain": 3, "same": ["h", "o"]}, {"gain": 2, "same": ["h"]}, {"gain": 1, "same": ["o"]})
 

@@ -14,14 +14,14 @@ from mmvae_mri.structural import T2
 from mmvae_terms import Terms
 
 from mmvae.batch import Batch, Observation, collate
-from mmvae.case import InputError
 from mmvae.cli import main
 from mmvae.data import CaseData, CaseDataset
+from mmvae.errors import InputError
 from mmvae.latent.fusion import Hellinger, MoE, MomentMatched, MoPoE, PoE, TemperedPoE
 from mmvae.latent.gaussian import Gaussian
 from mmvae.latent.objective import ELBO, IWAE, Alignment, DReG, Sum, TotalCorrelation
-from mmvae.modality import from_plain, to_plain
 from mmvae.model import MMVAE
+from mmvae.plain import from_plain, to_plain
 
 GRID = {"about": "lesion", "shape": (6, 16, 16), "spacing_mm": (12.0, 8.0, 8.0)}
 
@@ -331,7 +331,7 @@ def test_a_resumed_run_with_another_model_is_refused_field_by_field(trained, mor
 
 
 def test_in_ten_lines_from_python(phantom, tmp_path):
-    from mmvae.retrieval.monitor import RetrievalMonitor
+    from mmvae.model.monitor import RetrievalMonitor
 
     model = MMVAE({"clinical": Clinical(), "terms": Terms()}, latent_dim=4, answer_roles=["terms"])
     trainer = lightning.Trainer(
@@ -351,7 +351,7 @@ import sys, torch, lightning
 from mmvae_clinical import Clinical
 from mmvae_terms import Terms
 from mmvae.data import CaseData
-from mmvae.latent.objective import ELBO, Alignment, Sum
+from mmvae.latent.objective import Alignment, ELBO, Sum
 from mmvae.model import MMVAE
 processes, cohort, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 objective = ELBO() if sys.argv[4] == "bound" else Sum((ELBO(), Alignment(1000.0, targets=sys.argv[5])))

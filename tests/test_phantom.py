@@ -7,8 +7,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import cohen_kappa_score
 from sklearn.model_selection import cross_val_score
 
-from mmvae.case import InputError
 from mmvae.cli import main
+from mmvae.errors import InputError
 from mmvae.phantom.patient import Findings, orads, parameters, population
 from mmvae.phantom.physics import extended_tofts, parker_plasma, rician, spoiled_gradient_echo
 from mmvae.phantom.scanner import examine

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mmvae.case import Cohort
 from mmvae.cli import main
+from mmvae.cohort import Cohort
 
 GRID = "{shape: [8, 20, 20], spacing_mm: [14, 9, 9]}"
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvae.case import Cohort
 from mmvae.cli import main
-from mmvae.ingest.identity import Vault, vault_path, without_identifiers
+from mmvae.cohort import Cohort
+from mmvae.identity.vault import Vault, vault_path, without_identifiers
 
 MAP = """
 key: Patient

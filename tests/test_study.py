@@ -20,9 +20,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 
-from mmvae.case import Cohort
 from mmvae.cli import main
-from mmvae.ingest.identity import Vault, pseudonym, shifted_dates
+from mmvae.cohort import Cohort
+from mmvae.identity.vault import Vault, pseudonym, shifted_dates
 from mmvae.ingest.study import scan_dicom
 from mmvae.ingest.workers import Failed, Workers
 from mmvae.phantom.dicom import write_phantom_studies

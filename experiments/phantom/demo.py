@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae.case import Cohort
+from mmvae.cohort import Cohort
 from mmvae.ingest.study import scan_dicom
 from mmvae.phantom.dicom import write_phantom_studies
 from mmvae.phantom.patient import orads, population
@@ -60,7 +60,7 @@ def main() -> None:
     import torch
 
     step(f"fit, {torch.get_num_threads()} threads")
-    from mmvae.fit import run
+    from mmvae.cli.fit import run
 
     more = []
     if arguments.epochs:
@@ -68,11 +68,13 @@ def main() -> None:
     run(["fit", "-c", str(Path(__file__).with_name("demo.yaml")), "--data.cohort", str(out / "cohort"),
          "--trainer.default_root_dir", str(out / "run"), *more])  # fmt: skip
 
+    from mmvae.evaluation.report import write_evaluation
     from mmvae.model import MMVAE
-    from mmvae.retrieval.embed import Embedding, embed, write_embedding
+    from mmvae.retrieval.embed import embed
+    from mmvae.retrieval.embedding import Embedding, write_embedding
     from mmvae.retrieval.index import Index
-    from mmvae.retrieval.report import write_evaluation
-    from mmvae.retrieval.search import query_from_index, search
+    from mmvae.retrieval.query import query_from_index
+    from mmvae.retrieval.search import search
     from mmvae.serve.page import Answered, write_page
 
     cohort, checkpoint = Cohort.load(out / "cohort"), out / "run" / "best.ckpt"

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from mmvae.case import Asset, Cohort, InputError, cases_jsonl, write_atomically
+from mmvae.atomic import write_atomically
+from mmvae.case import Asset
+from mmvae.cohort import Cohort, cases_jsonl
 from mmvae.discovery import load_all
+from mmvae.errors import InputError
 from mmvae.modality import Modality
 
 # Below it an asset's kind stays unknown: a wrong kind harms a search more than an unused series.

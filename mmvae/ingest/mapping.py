@@ -9,7 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from mmvae.case import LABEL_SOURCES, InputError
+from mmvae.case import LABEL_SOURCES, Relevance
+from mmvae.cohort import read_relevance
+from mmvae.errors import InputError
 
 _MISSING = {"", "na", "n/a", "nan", "#div/0!", "inf", "-inf", "+inf", "infinity", "-infinity", "null", "none"}
 _FIELDS = (
@@ -57,7 +59,7 @@ class Map:
     terms: tuple[str, ...] = ()
     lesion: Mapping[str, str] | None = None
     reference: tuple[str, ...] = ()
-    relevance: tuple[Mapping, ...] = ()
+    relevance: tuple[Relevance, ...] = ()
     answers: Mapping | None = None
     name: str | None = None
     led_by_table: bool = False
@@ -142,7 +144,7 @@ def read_map(path: Path) -> Map:
     return Map(
         plain["key"], case, plain.get("patient", case), tuple(rules), fields, record == "*", plain.get("labels", {}),
         plain.get("label_source", {}), tuple(plain.get("terms", ())), plain.get("lesion"), tuple(plain.get("reference", ())),
-        tuple(plain.get("relevance", ())), plain.get("answers"), plain.get("name"),
+        read_relevance(plain.get("relevance", ())), plain.get("answers"), plain.get("name"),
         bool(rules) or "case" in plain or "patient" in plain,
     )  # fmt: skip
 

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae.case import Asset, Case, InputError, Lesion, draw_splits, write_cohort
+from mmvae.case import Asset, Case, Lesion
+from mmvae.cohort import write_cohort
+from mmvae.errors import InputError
+from mmvae.identity.vault import Vault, vault_path, without_identifiers
 from mmvae.ingest.files import read_signal, read_volume
-from mmvae.ingest.identity import Vault, vault_path, without_identifiers
 from mmvae.ingest.mapping import AssetRule, Map, read_map, read_table, value_of
 from mmvae.ingest.nifti import write_nifti
 from mmvae.ingest.skipped import Skipped, Unusable, write_skipped
 from mmvae.ingest.table import field_types, with_words, words_card
+from mmvae.splits import draw_splits
 
 
 @dataclass(frozen=True)

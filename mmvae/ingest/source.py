@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmvae.identity.vault import Vault
 from mmvae.ingest.dicom import Header
-from mmvae.ingest.identity import Vault
 from mmvae.ingest.inspect import SourceFile, inspect
 from mmvae.ingest.skipped import Skipped, Unusable
 from mmvae.ingest.workers import Failed, Workers

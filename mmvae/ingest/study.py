@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae.case import Asset, Case, InputError, Lesion, draw_splits, write_atomically, write_cohort
+from mmvae.atomic import write_atomically
+from mmvae.case import Asset, Case, Field, Lesion
+from mmvae.cohort import write_cohort
+from mmvae.errors import InputError
+from mmvae.identity.vault import Vault, vault_path, without_identifiers
 from mmvae.ingest.assign import read_override, reassigned
-from mmvae.ingest.identity import Vault, vault_path, without_identifiers
 from mmvae.ingest.inspect import SourceFile
 from mmvae.ingest.mapping import Map, read_map, read_table
 from mmvae.ingest.skipped import Skipped, write_skipped
@@ -20,6 +23,7 @@ from mmvae.ingest.source import SECONDS_A_FILE, Study, read_all, walk
 from mmvae.ingest.table import field_types, with_words, words_card
 from mmvae.ingest.workers import Failed, Workers
 from mmvae.ingest.writing import Task, Written, write_study
+from mmvae.splits import draw_splits
 
 # PatientIDs that name nobody: the study then counts as the patient.
 NOBODY = re.compile(
@@ -29,8 +33,8 @@ NOBODY = re.compile(
 MANY_STUDIES = 30
 SURE, TOLD = 0.7, 20  # below this confidence a kind is reported as unsure, and so many are named one by one
 HEADER_FIELDS = {
-    "age_years": {"type": "number", "unit": "years"}, "sex": {"type": "category", "values": ["F", "M", "O"]},
-    "weight_kg": {"type": "number", "unit": "kg"}, "height_m": {"type": "number", "unit": "m"},
+    "age_years": Field("number", "years"), "sex": Field("category", values=("F", "M", "O")),
+    "weight_kg": Field("number", "kg"), "height_m": Field("number", "m"),
 }  # fmt: skip
 # PS3.16 CID 7050: Basic Profile; Clean Descriptors; Retain Longitudinal with Modified Dates; Retain Patient Characteristics.
 DEIDENTIFICATION = ("113100", "113105", "113107", "113108")

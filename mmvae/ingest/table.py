@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mmvae.case import Answers, Card, Case
+from mmvae.case import Answers, Card, Case, Field
 from mmvae.ingest.mapping import Map, value_of
 
 
@@ -87,7 +87,9 @@ def words_card(mapping: Map, cases: Sequence[Case], types: Mapping[str, Mapping]
             "patients": len({c.patient for c in cases}),
             "assets": {k: kinds.count(k) for k in sorted(set(kinds))},
         },
-        fields={name: {k: v for k, v in entry.items() if k != "column"} for name, entry in types.items()},
+        fields={
+            name: Field(e["type"], e.get("unit"), tuple(e.get("values", ()))) for name, e in types.items()
+        },
         terms=tuple({"name": term, "parent": term.split(":")[0]} for term in listed),
         targets=tuple(mapping.labels),
         answers=answers,

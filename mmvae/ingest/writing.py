@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmvae.case import Asset
-from mmvae.ingest.dicom import Frame, Header
-from mmvae.ingest.identity import (
+from mmvae.identity.vault import (
     pseudonym,
     shifted_dates,
     spellings,
     without_identifiers,
     without_naming_lines,
 )
+from mmvae.ingest.dicom import Frame, Header
 from mmvae.ingest.inspect import SourceFile
 from mmvae.ingest.nifti import write_nifti
 from mmvae.ingest.pixels import read_frames

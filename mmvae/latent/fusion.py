@@ -141,21 +141,8 @@ class Hellinger(Fusion):
         return exponent, torch.where(present.any(-1, keepdim=True), log_weight + pair, log_weight)
 
 
-class Derived(Fusion):
-    """A posterior made from that of another rule, the field `rule`; its exponents are that rule's."""
-
-    rule: Fusion
-
-    def exponents(self, experts, present, power):
-        return self.rule.exponents(experts, present, power)
-
-    @abstractmethod
-    def __call__(self, experts, present, power=None):
-        """The posterior, made from `self.rule(experts, present, power)`."""
-
-
 @dataclass(frozen=True)
-class MomentMatched(Derived):
+class MomentMatched(Fusion):
     """The one Gaussian with the mean and variance of another rule's mixture.
 
     Args:
@@ -164,70 +151,10 @@ class MomentMatched(Derived):
 
     rule: Fusion = Hellinger()
 
-    def __call__(self, experts, present, power=None):
-        one = self.rule(experts, present, power).moment_matched()
-        return Posterior(Gaussian(one.mean[:, None], one.logvar[:, None]), torch.zeros_like(one.mean[:, :1]))
-
-
-@dataclass(frozen=True)
-class Powered(Derived):
-    """A rule with the powers that a model has learned, as embeddings and indexes keep it.
-
-    Args:
-        rule: One that learns powers.
-        power: Positive, one a role.
-    """
-
-    rule: Fusion = TemperedPoE()
-    power: tuple[float, ...] = ()
+    def exponents(self, experts, present, power):
+        return self.rule.exponents(experts, present, power)
 
     def __call__(self, experts, present, power=None):
-        return self.rule(experts, present, torch.tensor(self.power, device=present.device))
-
-
-@dataclass(frozen=True)
-class Projected(Derived):
-    """A rule's posterior seen through an affine map, u = A z + c: the exact mean and the marginal variances of u.
-
-    Args:
-        rule: Whose posterior is mapped.
-        matrix: A, (U, D) row by row.
-        offset: c, (U,).
-    """
-
-    rule: Fusion = PoE()
-    matrix: tuple[tuple[float, ...], ...] = ()
-    offset: tuple[float, ...] = ()
-
-    def __call__(self, experts, present, power=None):
-        z = self.rule(experts, present, power)
-        with torch.autocast(present.device.type, enabled=False):
-            matrix = torch.tensor(self.matrix, device=present.device)
-            mean = z.components.mean @ matrix.T + torch.tensor(self.offset, device=present.device)
-            variance = z.components.logvar.exp() @ matrix.square().T
-            return Posterior(Gaussian(mean, variance.log()), z.log_weight)
-
-
-@dataclass(frozen=True)
-class Sharpened(Derived):
-    """The posterior mean with each coordinate raised, sign(u) |u|^p, and its variance to first order: what is unusual counts more.
-
-    A cosine of such points rests on the few coordinates in which both are far from the usual, as a radiologist's
-    comparison does; a sum over all counts many small agreements as much as one striking one.
-
-    Args:
-        rule: Whose mean is raised.
-        exponent: p, above 0.
-    """
-
-    rule: Fusion = Projected()
-    exponent: float = 1.5
-
-    def __call__(self, experts, present, power=None):
-        one = self.rule(experts, present, power).moment_matched()
-        with torch.autocast(present.device.type, enabled=False):
-            size = one.mean.abs()
-            mean = one.mean.sign() * size**self.exponent
-            slope = self.exponent * size.clamp_min(1e-6) ** (self.exponent - 1)
-            logvar = one.logvar + 2 * slope.log()
-            return Posterior(Gaussian(mean[:, None], logvar[:, None]), torch.zeros_like(mean[:, :1]))
+        matched = self.rule(experts, present, power).moment_matched()
+        components = Gaussian(matched.mean[:, None], matched.logvar[:, None])
+        return Posterior(components, torch.zeros_like(matched.mean[:, :1]))

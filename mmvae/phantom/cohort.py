@@ -1,7 +1,6 @@
 """Digital patients → a cohort folder of NIfTI volumes, reports, records, terms and labels."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -10,26 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae.case import Answers, Asset, Card, Case, InputError, Lesion, Split, Splits, write_cohort
+from mmvae.atomic import new_folder
+from mmvae.case import Answers, Asset, Card, Case, Field, Lesion, Relevance
+from mmvae.cohort import write_cohort
+from mmvae.errors import InputError
 from mmvae.ingest.nifti import write_nifti
 from mmvae.phantom.patient import Patient, parameters, phantom_hash, population
 from mmvae.phantom.scanner import KIND, examine
 from mmvae.phantom.words import TERMS, malignant, reading, report_of, terms_of
+from mmvae.splits import Split, Splits
 
 FIELDS = {
-    "age_years": {"type": "number", "unit": "years"},
-    "menopause": {"type": "category", "values": ["post", "pre"]},
-    "ca125_u_ml": {"type": "number", "unit": "U/mL"},
-    "weight_kg": {"type": "number", "unit": "kg"},
-    "height_m": {"type": "number", "unit": "m"},
-    "parity": {"type": "number", "unit": "births"},
-    "pain": {"type": "category", "values": ["no", "yes"]},
+    "age_years": Field("number", "years"),
+    "menopause": Field("category", values=("post", "pre")),
+    "ca125_u_ml": Field("number", "U/mL"),
+    "weight_kg": Field("number", "kg"),
+    "height_m": Field("number", "m"),
+    "parity": Field("number", "births"),
+    "pain": Field("category", values=("no", "yes")),
 }
 RELEVANCE = (
-    {"gain": 3, "same": ["histology", "orads"]},
-    {"gain": 2, "same": ["histology"]},
-    {"gain": 1, "same": ["orads"]},
-    {"gain": 1, "same": ["group"]},
+    Relevance(3, ("histology", "orads")),
+    Relevance(2, ("histology",)),
+    Relevance(1, ("orads",)),
+    Relevance(1, ("group",)),
 )
 
 
@@ -56,7 +59,7 @@ def words_about(patient: Patient, side: str) -> tuple[tuple[str, ...], str | Non
     return terms, text if rng.random() >= parameters()["missing"]["report"] else None
 
 
-def written(write: Callable, patients: Sequence[Patient], jobs: int, progress: Callable) -> list:
+def in_processes(write: Callable, patients: Sequence[Patient], jobs: int, progress: Callable) -> list:
     """`write(patient)` of each, in their order, by so many processes."""
     if jobs == 1:
         return list(progress(map(write, patients), len(patients)))
@@ -109,28 +112,11 @@ def write_phantom_cohort(
         progress: Wraps the iterator of finished cases, e.g. in a bar.
     """
     if cases < 1:
-        raise InputError(f"--cases {cases}: expected at least 1")
-    if out.exists():
-        raise InputError(f"{out} exists already; name a folder that does not, or remove it")
-    sizes = (
-        tuple(splits)
-        if splits
-        else (round(0.6 * cases), round(0.15 * cases), cases - round(0.6 * cases) - round(0.15 * cases))
-    )
-    if len(sizes) != 3 or sum(sizes) > cases or min(sizes) < 0:
-        raise InputError(
-            f"--splits {','.join(map(str, sizes))}: expected three numbers with a sum of at most {cases}, the cases"
-        )
-    patients = population(cases, seed, prevalence)
-    beside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        write = partial(write_case, seed=seed, root=beside, protocol=protocol)
-        made = written(write, patients, jobs, progress)
-        names = [case.patient for case in made]
-        a, b = sizes[0], sizes[0] + sizes[1]
-        split = Split(tuple(names[:a]), tuple(names[a:b]), tuple(names[b : b + sizes[2]]))
+        raise InputError(f"cases is {cases}; expected at least 1", "cases")
+    split = _numbered_split(cases, seed, splits)
+    with new_folder(out) as folder:
+        write = partial(write_case, seed=seed, root=folder, protocol=protocol)
+        written = in_processes(write, population(cases, seed, prevalence), jobs, progress)
         card = Card(
             name=f"adnexal phantom, seed {seed}",
             source="phantom",
@@ -142,9 +128,20 @@ def write_phantom_cohort(
             relevance=RELEVANCE,
             phantom=phantom_hash(),
         )
-        write_cohort(beside, card, made, Splits((split,), seed=seed))
-        (beside / "skipped.jsonl").write_text("")
-        beside.rename(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+        write_cohort(folder, card, written, Splits((split,), seed=seed))
+        (folder / "skipped.jsonl").write_text("")
+
+
+def _numbered_split(cases: int, seed: int, sizes: Sequence[int] | None) -> Split:
+    """Patients in the order of their numbers; 60/15/25 % unless sizes are given."""
+    if not sizes:
+        train, validation = round(0.6 * cases), round(0.15 * cases)
+        sizes = (train, validation, cases - train - validation)
+    if len(sizes) != 3 or sum(sizes) > cases or min(sizes) < 0:
+        raise InputError(
+            f"splits are {','.join(map(str, sizes))}; expected three numbers with a sum of at most {cases}, the cases",
+            "splits",
+        )
+    names = [pseudonym("p", seed, number) for number in range(cases)]
+    a, b = sizes[0], sizes[0] + sizes[1]
+    return Split(tuple(names[:a]), tuple(names[a:b]), tuple(names[b : b + sizes[2]]))

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, pairwise
@@ -18,8 +17,9 @@ from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from mmvae.case import InputError
-from mmvae.phantom.cohort import FIELDS, RELEVANCE, labels_of, pseudonym, words_about, written
+from mmvae.atomic import new_folder
+from mmvae.errors import InputError
+from mmvae.phantom.cohort import FIELDS, RELEVANCE, in_processes, labels_of, pseudonym, words_about
 from mmvae.phantom.patient import Patient, population
 from mmvae.phantom.scanner import Examination, Series, examine
 
@@ -457,34 +457,31 @@ def write_phantom_studies(
 ) -> None:  # fmt: skip
     """`studies/`, `records.csv`, `reports/`, `lesions.csv` and `map.yaml` at `out`, by rename at the end (FORMATS: Commands)."""
     if cases < 1:
-        raise InputError(f"--cases {cases}: expected at least 1")
-    if out.exists():
-        raise InputError(f"{out} exists already; name a folder that does not, or remove it")
-    beside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    for name in ("studies", "reports"):
-        (beside / name).mkdir(parents=True)
-    try:
-        write, patients = (
-            partial(write_study, seed=seed, root=beside, protocol=protocol),
-            population(cases, seed, prevalence),
-        )
-        rows = written(write, patients, jobs, progress)
+        raise InputError(f"cases is {cases}; expected at least 1", "cases")
+    with new_folder(out) as folder:
+        for name in ("studies", "reports"):
+            (folder / name).mkdir()
+        write = partial(write_study, seed=seed, root=folder, protocol=protocol)
+        rows = in_processes(write, population(cases, seed, prevalence), jobs, progress)
         columns = ["PatientID", *FIELDS, *LABELS, "terms"]
         for name, header in (("records.csv", columns), ("lesions.csv", ["case", "x_mm", "y_mm", "z_mm"])):
-            with (beside / name).open("w", newline="") as stream:
+            with (folder / name).open("w", newline="") as stream:
                 table = csv.DictWriter(stream, header, extrasaction="ignore", restval="")
                 table.writeheader()
                 table.writerows({**row, "case": row["PatientID"]} for row in rows)
-        mapping = {
-            "name": f"adnexal phantom, seed {seed}", "key": "PatientID",
-            "record": {n: {"column": n, **({"unit": f["unit"]} if "unit" in f else {"type": "category"})} for n, f in FIELDS.items()},
-            "labels": {name: name for name in LABELS}, "label_source": dict.fromkeys(LABELS, "simulated"), "terms": ["terms"],
-            "reference": ["t2", "t1", "contrast", "dwi"], "relevance": [dict(level) for level in RELEVANCE],
-            "answers": {"kinds": ["report"], "terms": True},
-        }  # fmt: skip
-        (beside / "map.yaml").write_text(yaml.safe_dump(mapping, sort_keys=False))
-        beside.rename(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+        (folder / "map.yaml").write_text(yaml.safe_dump(_map(seed), sort_keys=False))
+
+
+def _map(seed: int) -> dict:
+    """The MAP file that says what the tables' columns are."""
+    record = {
+        name: {"column": name, **({"unit": field.unit} if field.type == "number" else {"type": "category"})}
+        for name, field in FIELDS.items()
+    }
+    return {
+        "name": f"adnexal phantom, seed {seed}", "key": "PatientID", "record": record,
+        "labels": {name: name for name in LABELS}, "label_source": dict.fromkeys(LABELS, "simulated"), "terms": ["terms"],
+        "reference": ["t2", "t1", "contrast", "dwi"],
+        "relevance": [{"gain": level.gain, "same": list(level.same)} for level in RELEVANCE],
+        "answers": {"kinds": ["report"], "terms": True},
+    }  # fmt: skip

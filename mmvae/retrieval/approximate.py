@@ -1,12 +1,14 @@
-"""usearch over the posterior means: a cache beside SQLite, made again whenever its generation differs."""
+"""usearch over stored points: a cache beside SQLite, made again whenever the index has changed."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mmvae.retrieval.index import Index
+from mmvae.atomic import built_beside
+from mmvae.retrieval.archive import Archive
 
 ASKED_FROM = 100_000  # cases from which an unfiltered joint search uses it unasked
 _METRIC = {"cosine": "cos", "euclidean": "l2sq"}
@@ -19,11 +21,19 @@ def search_vectors(
     k: int,
     distance: str,
 ) -> Int[np.ndarray, "Q K"]:
-    """Keys of approximately the k nearest, from an index made on the spot (benchmarks)."""
-    return _hits(_built(keys, vectors, distance), query, k)
+    """Keys of approximately the k nearest, from a graph made on the spot (benchmarks); 0 where there are fewer.
+
+    Args:
+        keys: From 1.
+        vectors: A row for each key.
+        query: Of the same width.
+        k: How many.
+        distance: `cosine` or `euclidean`.
+    """
+    return _hits(_graph(keys, vectors, distance), query, k)
 
 
-def _built(keys, vectors, distance: str):
+def _graph(keys: np.ndarray, vectors: np.ndarray, distance: str) -> Any:
     from usearch.index import Index as Graph
 
     if len(keys) and int(np.min(keys)) < 1:
@@ -46,7 +56,7 @@ def _built(keys, vectors, distance: str):
     return graph
 
 
-def _hits(graph, query, k: int):
+def _hits(graph: Any, query: np.ndarray, k: int) -> Int[np.ndarray, "Q K"]:
     found = graph.search(np.ascontiguousarray(query, dtype=np.float32), k, threads=1)
     keys = np.atleast_2d(np.asarray(found.keys, np.int64))
     counts = np.atleast_1d(np.asarray(getattr(found, "counts", [keys.shape[1]])))
@@ -54,25 +64,22 @@ def _hits(graph, query, k: int):
     return np.where(np.arange(keys.shape[1])[None] < counts[:, None], keys, 0)
 
 
-def nearest(index: Index, query: Float[np.ndarray, " D"], k: int) -> list[int]:
-    """Keys of approximately the k nearest cases by posterior mean; builds or rebuilds the cache where it is stale."""
+def nearest(archive: Archive, point: Float[np.ndarray, " U"], k: int) -> list[int]:
+    """Keys of approximately the k nearest cases by stored point; builds the graph where it is not this moment's."""
     from usearch.index import Index as Graph
 
-    meta = index.meta()
-    path = index.root / f"means-{meta['generation']}.usearch"
+    path = archive.root / f"points-{archive.state}.usearch"
     if path.is_file():
-        graph = Graph.restore(os.fspath(path))
+        graph: Any = Graph.restore(os.fspath(path))
     else:
-        keys, means = index.means()
-        graph = _built(np.array(keys), means, meta["distance"])
+        graph = _graph(archive.keys, archive.points_of_all, archive.space.distance)
         _save(graph, path)
-    return [int(key) for key in _hits(graph, query[None], k)[0] if key]
+    return [int(key) for key in _hits(graph, point[None], k)[0] if key]
 
 
-def _save(graph, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    graph.save(os.fspath(beside))
-    os.replace(beside, path)
-    for stale in path.parent.glob("means-*.usearch"):
+def _save(graph: Any, path: Path) -> None:
+    with built_beside(path, str(os.getpid())) as beside:
+        graph.save(os.fspath(beside))
+    for stale in path.parent.glob("*.usearch"):
         if stale != path:
             stale.unlink(missing_ok=True)

@@ -1,36 +1,29 @@
 """What is kept of an archive: one SQLite file is the truth, every change one transaction, the checkpoint beside it."""
 
 import json
-import os
+import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from mmvae.case import InputError
-from mmvae.latent.fusion import Fusion
-from mmvae.modality import from_plain
-from mmvae.retrieval.embed import Embedding, Experts
+from mmvae.atomic import new_folder, swap_folder
+from mmvae.errors import InputError
+from mmvae.retrieval.archive import Archive
+from mmvae.retrieval.embedding import Embedding
+from mmvae.retrieval.experts import Experts
+from mmvae.retrieval.facts import Facts
+from mmvae.retrieval.provenance import Provenance
 
-NETWORK_FILE_SYSTEMS = (
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "fuse.sshfs",
-    "lustre",
-    "beegfs",
-    "ceph",
-    "9p",
-    "afs",
-    "gpfs",
+NETWORK_FILE_SYSTEMS = frozenset(
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "beegfs", "ceph", "9p", "afs", "gpfs"]
 )
+TABLES = {"meta", "cases", "experts"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cases (
@@ -47,21 +40,22 @@ def file_system_of(path: Path, mounts: str | None = None) -> str:
         table = Path("/proc/mounts").read_text() if mounts is None else mounts
     except OSError:
         return ""
-    best, kind = "", ""
+    longest, kind = "", ""
     for line in table.splitlines():
         _, mount, this, *_ = line.split(" ")
         mount = mount.replace("\\040", " ")
         inside = str(path.absolute()) == mount or str(path.absolute()).startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, this
+        if inside and len(mount) >= len(longest):
+            longest, kind = mount, this
     return kind
 
 
-@dataclass(frozen=True)
 class Index:
     """An index folder: `index.sqlite` and `model.ckpt`. Every method opens a connection of its own."""
 
-    root: Path
+    def __init__(self, root: Path):
+        self.root = root
+        self._last: Archive | None = None
 
     @classmethod
     def open(cls, root: str | Path) -> "Index":
@@ -73,25 +67,15 @@ class Index:
         root = Path(root)
         if not (root / "index.sqlite").is_file():
             raise InputError(
-                f"{root} is no index: it has no index.sqlite. Make one with `mmvae index build E --out {root}`."
+                f"{root} is no index: it has no index.sqlite. Make one of an embedding with `mmvae index build`."
             )
         return cls(root)
 
     @classmethod
     def build(cls, embedding: Embedding, out: Path) -> "Index":
         """A new index of an embedding, by rename at the end."""
-        if out.exists():
-            raise InputError(f"{out} exists already; `mmvae index add` adds to it, `rebuild` replaces it")
-        beside = out.with_name(f".{out.name}.writing")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        try:
-            made = cls(beside)
-            made._fill(embedding)
-            os.replace(beside, out)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+        with new_folder(out) as folder:
+            cls(folder)._fill(embedding)
         return cls(out)
 
     def rebuild(self, embedding: Embedding) -> None:
@@ -99,174 +83,219 @@ class Index:
         beside = self.root.with_name(f".{self.root.name}.rebuilding")
         shutil.rmtree(beside, ignore_errors=True)
         Index.build(embedding, beside)
-        old = self.root.with_name(f".{self.root.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(self.root, old)
-        os.rename(beside, self.root)
-        shutil.rmtree(old)
-
-    def _fill(self, embedding: Embedding) -> None:
-        with self._transaction() as db:
-            db.executescript("BEGIN;" + _SCHEMA)
-            meta = {
-                name: value for name, value in embedding.meta.items() if name not in ("case_ids", "facts")
-            }
-            db.executemany(
-                "INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in meta.items()]
-            )
-            db.execute("INSERT INTO meta VALUES ('generation', '0')")
-            self._insert(db, embedding)
-        shutil.copyfile(embedding.root / "model.ckpt", self.root / "model.ckpt")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose changes are kept together or not at all."""
-        db = sqlite3.connect(self.root / "index.sqlite", timeout=60, isolation_level=None)
-        try:
-            db.execute("PRAGMA foreign_keys = ON")
-            # Write-ahead logging needs shared memory, which network file systems do not give.
-            remote = file_system_of(self.root) in NETWORK_FILE_SYSTEMS
-            db.execute(f"PRAGMA journal_mode = {'DELETE' if remote else 'WAL'}")
-            db.execute(f"PRAGMA synchronous = {'FULL' if remote else 'NORMAL'}")
-            db.execute("PRAGMA secure_delete = ON")
-            if not db.in_transaction:
-                db.execute("BEGIN IMMEDIATE") if self._has_schema(db) else None
-            yield db
-            if db.in_transaction:
-                db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        finally:
-            db.close()
-
-    @staticmethod
-    def _has_schema(db: sqlite3.Connection) -> bool:
-        return db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0] > 0
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that sees one moment of the index."""
-        db = sqlite3.connect(self.root / "index.sqlite", timeout=60, isolation_level=None)
-        try:
-            db.execute("BEGIN")
-            yield db
-        finally:
-            db.close()
-
-    @staticmethod
-    def _insert(db: sqlite3.Connection, embedding: Embedding) -> None:
-        experts, answers = embedding.experts, set(embedding.experts.answer_roles)
-        for n, case_id in enumerate(experts.case_ids):
-            facts = embedding.facts[n]
-            try:
-                cursor = db.execute(
-                    "INSERT INTO cases (case_id, patient, facts, mean) VALUES (?, ?, ?, ?)",
-                    (
-                        case_id,
-                        facts["patient"],
-                        json.dumps(facts),
-                        embedding.means[n].astype("<f4").tobytes(),
-                    ),
-                )
-            except sqlite3.IntegrityError as error:
-                raise InputError(
-                    f"the index already holds case {case_id}; remove it first (`mmvae index remove`). Nothing was added."
-                ) from error
-            db.executemany(
-                "INSERT INTO experts VALUES (?, ?, ?, ?, ?)",
-                [
-                    (
-                        cursor.lastrowid,
-                        role,
-                        int(role in answers),
-                        experts.mean[n, m].astype("<f4").tobytes(),
-                        experts.logvar[n, m].astype("<f4").tobytes(),
-                    )
-                    for m, role in enumerate(experts.roles)
-                    if experts.present[n, m]
-                ],
-            )
-        db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
+        swap_folder(beside, self.root)
 
     def add(self, embedding: Embedding) -> int:
         """Adds all cases of an embedding of the same model, or none; returns how many."""
-        mine, theirs = self.meta()["fingerprint"], embedding.meta["fingerprint"]
-        if mine != theirs:
-            raise InputError(
-                f"the embedding's model {theirs[:12]} is not the index's {mine[:12]}: their spaces cannot be compared. Embed with the "
-                "index's own model.ckpt, or `mmvae index rebuild` with the new one."
-            )
-        with self._transaction() as db:
+        with self._changing() as db:
+            mine, theirs = self._value(db, "fingerprint"), embedding.provenance.fingerprint
+            if mine != theirs:
+                raise InputError(
+                    f"the embedding's model {theirs[:12]} is not the index's {str(mine)[:12]}: their spaces cannot be compared. "
+                    "Embed with the index's own model.ckpt, or `mmvae index rebuild` with the new one; an index of release 0.1 "
+                    "takes new cases after `mmvae migrate`."
+                )
             self._insert(db, embedding)
         return len(embedding.experts.case_ids)
 
     def remove(self, case_ids: Sequence[str]) -> int:
         """Removes all of these cases, or none where one is unknown; returns how many."""
-        with self._transaction() as db:
+        with self._changing() as db:
             for case_id in case_ids:
                 if db.execute("DELETE FROM cases WHERE case_id = ?", (case_id,)).rowcount == 0:
                     raise InputError(f"the index holds no case {case_id!r}; nothing was removed")
-            db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
+            self._count_change(db)
         for stale in self.root.glob("*.usearch"):
             stale.unlink(missing_ok=True)
         return len(case_ids)
 
-    def meta(self) -> dict:
-        """Fingerprint, fusion, distance, roles, answer roles, generation …"""
-        with self._reading() as db:
-            return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+    def rewrite_provenance(self, provenance: Provenance) -> None:
+        """Replaces what the index says of itself; the vectors stay."""
+        with self._changing() as db:
+            db.execute("DELETE FROM meta WHERE key NOT IN ('generation', 'build')")
+            self._write_meta(db, provenance.plain())
+            self._count_change(db)
 
     @property
     def checkpoint(self) -> Path:
         """The model that the vectors came from."""
         return self.root / "model.ckpt"
 
-    @property
-    def fusion(self) -> Fusion:
-        """The model's fusion."""
-        return from_plain(self.meta()["fusion"])
-
     def count(self) -> int:
         """How many cases it holds."""
         with self._reading() as db:
             return db.execute("SELECT count(*) FROM cases").fetchone()[0]
 
-    def facts(self) -> tuple[list[int], list[Mapping]]:
-        """Keys and facts of every case, in the order of the keys."""
+    def generation(self) -> int:
+        """How many changes it has seen."""
         with self._reading() as db:
-            rows = db.execute("SELECT id, facts FROM cases ORDER BY id").fetchall()
-        return [key for key, _ in rows], [json.loads(text) for _, text in rows]
+            return int(self._value(db, "generation"))
 
-    def means(self) -> tuple[list[int], Float[np.ndarray, "N D"]]:
-        """Keys and posterior means of all roles but the answer roles."""
+    def snapshot(self) -> Archive:
+        """All that a search needs, read in one transaction; the last one is kept and given again while nothing has changed.
+
+        Raises:
+            InputError: where the file is damaged, or names a class that may not be made.
+        """
         with self._reading() as db:
-            rows = db.execute("SELECT id, mean FROM cases ORDER BY id").fetchall()
-        width = len(rows[0][1]) // 4 if rows else 0
-        return [key for key, _ in rows], np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(
-            len(rows), width
+            meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+            build = str(meta.get("build", "unnamed"))  # an index of release 0.1 has no name of its own
+            state = f"{build if build.isalnum() else 'unnamed'}-{int(meta['generation'])}"
+            if self._last is None or self._last.state != state:
+                self._last = self._archive(db, meta, state)
+            return self._last
+
+    def _archive(self, db: sqlite3.Connection, meta: dict[str, Any], state: str) -> Archive:
+        provenance = Provenance.read(meta)
+        cases = db.execute("SELECT id, case_id, facts, mean FROM cases ORDER BY id").fetchall()
+        facts = tuple(Facts.read(json.loads(text)) for _, _, text, _ in cases)
+        keys = np.array([key for key, *_ in cases], np.int64)
+        points = _vectors([blob for *_, blob in cases], "points")
+        experts = _experts(db, provenance, keys, tuple(case_id for _, case_id, _, _ in cases))
+        return Archive(self.root, state, provenance, keys, facts, experts, points)
+
+    def _fill(self, embedding: Embedding) -> None:
+        with self._changing() as db:
+            meta = {**embedding.provenance.plain(), "build": secrets.token_hex(8), "generation": 0}
+            self._write_meta(db, meta)
+            self._insert(db, embedding)
+        shutil.copyfile(embedding.root / "model.ckpt", self.checkpoint)
+
+    @staticmethod
+    def _write_meta(db: sqlite3.Connection, meta: dict[str, Any]) -> None:
+        rows = [(key, json.dumps(value)) for key, value in meta.items()]
+        db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+
+    @staticmethod
+    def _value(db: sqlite3.Connection, key: str) -> Any:
+        row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    @staticmethod
+    def _count_change(db: sqlite3.Connection) -> None:
+        db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
+
+    def _insert(self, db: sqlite3.Connection, embedding: Embedding) -> None:
+        experts, answers = embedding.experts, set(embedding.experts.answer_roles)
+        for n, fact in enumerate(embedding.facts):
+            row = (fact.case_id, fact.patient, json.dumps(fact.plain()), _blob(embedding.points[n]))
+            try:
+                cursor = db.execute(
+                    "INSERT INTO cases (case_id, patient, facts, mean) VALUES (?, ?, ?, ?)", row
+                )
+            except sqlite3.IntegrityError as error:
+                raise InputError(
+                    f"the index already holds case {fact.case_id}; remove it first (`mmvae index remove`). Nothing was added."
+                ) from error
+            db.executemany(
+                "INSERT INTO experts VALUES (?, ?, ?, ?, ?)",
+                [
+                    (cursor.lastrowid, role, int(role in answers), _blob(experts.mean[n, m]), _blob(experts.logvar[n, m]))
+                    for m, role in enumerate(experts.roles)
+                    if experts.present[n, m]
+                ],
+            )  # fmt: skip
+        self._count_change(db)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(self.root / "index.sqlite", timeout=60, isolation_level=None)
+        try:
+            db.execute("PRAGMA trusted_schema = OFF")
+            db.execute("PRAGMA foreign_keys = ON")
+            yield db
+        except sqlite3.DatabaseError as error:
+            if isinstance(
+                error, sqlite3.OperationalError
+            ):  # a full disk, a lock: nothing is wrong with the file
+                raise
+            raise InputError(
+                f"{self.root}: index.sqlite is damaged or no database ({error}); rebuild the index"
+            ) from error
+        except (json.JSONDecodeError, KeyError) as error:
+            raise InputError(f"{self.root}: index.sqlite is damaged ({error}); rebuild the index") from error
+        finally:
+            db.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are kept together or not at all."""
+        with self._connection() as db:
+            # Write-ahead logging needs shared memory, which network file systems do not give.
+            remote = file_system_of(self.root) in NETWORK_FILE_SYSTEMS
+            db.execute(f"PRAGMA journal_mode = {'DELETE' if remote else 'WAL'}")
+            db.execute(f"PRAGMA synchronous = {'FULL' if remote else 'NORMAL'}")
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for statement in _SCHEMA.split(";\n"):
+                    db.execute(statement)
+                _refuse_foreign_schema(db, self.root)
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one moment of the index."""
+        with self._connection() as db:
+            db.execute("BEGIN")
+            _refuse_foreign_schema(db, self.root)
+            yield db
+
+
+def _refuse_foreign_schema(db: sqlite3.Connection, root: Path) -> None:
+    """A trigger or view of a stranger would act for us; the three tables are all that an index has."""
+    found = {
+        (kind, name)
+        for kind, name in db.execute("SELECT type, name FROM sqlite_master")
+        if not name.startswith("sqlite_")
+    }
+    if found != {("table", name) for name in TABLES}:
+        strange = sorted(found ^ {("table", name) for name in TABLES})[0]
+        raise InputError(
+            f"{root}: index.sqlite has the tables {sorted(TABLES)} and nothing else where mmvae wrote it; found or missing: "
+            f"{' '.join(strange)}. Build the index again"
         )
 
-    def experts(self, roles: Sequence[str]) -> tuple[list[int], Experts]:
-        """Keys and experts of these roles of every case."""
-        meta = self.meta()
-        order = [role for role in meta["roles"] if role in roles]
-        marks = ",".join("?" * len(order))
-        with self._reading() as db:
-            ids = db.execute("SELECT id, case_id FROM cases ORDER BY id").fetchall()
-            rows = db.execute(
-                f"SELECT id, role, mean, logvar FROM experts WHERE role IN ({marks})", order
-            ).fetchall()
-            width = db.execute("SELECT length(mean) / 4 FROM experts LIMIT 1").fetchone()
-        width = width[0] if width else 0
-        place, column = {key: n for n, (key, _) in enumerate(ids)}, {role: m for m, role in enumerate(order)}
-        mean = np.zeros((len(ids), len(order), width), np.float32)
-        logvar, present = np.zeros_like(mean), np.zeros((len(ids), len(order)), bool)
-        for key, role, a, b in rows:
-            n, m = place[key], column[role]
-            mean[n, m], logvar[n, m], present[n, m] = np.frombuffer(a, "<f4"), np.frombuffer(b, "<f4"), True
-        answers = tuple(role for role in order if role in meta["answer_roles"])
-        return [key for key, _ in ids], Experts(
-            tuple(order), answers, tuple(case_id for _, case_id in ids), mean, logvar, present
+
+def _blob(vector: np.ndarray) -> bytes:
+    return vector.astype("<f4").tobytes()
+
+
+def _vectors(blobs: Sequence[bytes], what: str) -> Float[np.ndarray, "N W"]:
+    """Little-endian float32 vectors of one width."""
+    widths = {len(blob) if isinstance(blob, bytes) else -1 for blob in blobs}
+    if len(widths) > 1 or any(width <= 0 or width % 4 for width in widths):
+        raise InputError(
+            f"the index's {what} have widths of {sorted(widths)} bytes; expected one multiple of 4. Rebuild it"
         )
+    width = next(iter(widths), 0) // 4
+    return np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(len(blobs), width)
+
+
+def _experts(
+    db: sqlite3.Connection, provenance: Provenance, keys: np.ndarray, case_ids: tuple[str, ...]
+) -> Experts:
+    """The experts of every case, in the order of the keys."""
+    held = db.execute("SELECT id, role, mean, logvar FROM experts").fetchall()
+    column = {role: m for m, role in enumerate(provenance.roles)}
+    strange = {role for _, role, _, _ in held} - set(column)
+    if strange:
+        raise InputError(
+            f"the index holds experts of {sorted(map(str, strange))}, its roles are {list(column)}. Rebuild it"
+        )
+    mean_of = _vectors([mean for _, _, mean, _ in held], "means")
+    logvar_of = _vectors([logvar for _, _, _, logvar in held], "log-variances")
+    if mean_of.shape != logvar_of.shape:
+        raise InputError("the index's means and log-variances are of different widths. Rebuild it")
+    n = np.searchsorted(keys, [key for key, *_ in held])
+    m = np.array([column[role] for _, role, _, _ in held], int)
+    mean = np.zeros((len(keys), len(column), mean_of.shape[1]), np.float32)
+    logvar, present = np.zeros_like(mean), np.zeros(mean.shape[:2], bool)
+    if len(held):
+        mean[n, m], logvar[n, m], present[n, m] = mean_of, logvar_of, True
+    return Experts(provenance.roles, provenance.answer_roles, case_ids, mean, logvar, present)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from mmvae.case import Case, Cohort
+from mmvae.case import Case
+from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
 from mmvae.model import MMVAE
 from mmvae.retrieval.search import Result
-from mmvae.show import STYLE, as_html
+from mmvae.serve.show import STYLE, as_html
 
 _MORE = """body{max-width:94rem}.cases{display:flex;gap:.7rem;overflow-x:auto;padding-bottom:.6rem}.case{flex:1 0 12.5rem;border:1px solid #d8dee4;border-radius:.4rem;padding:.6rem;font-size:.85rem}
 .case.query{border:2px solid #1f5f9f}.case h3{font-size:.95rem;margin:0 0 .3rem}.pictures{display:grid;grid-template-columns:1fr 1fr;gap:.25rem}

@@ -12,7 +12,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from mmvae.batch import Observation
-from mmvae.case import InputError, View
+from mmvae.case import View
+from mmvae.errors import InputError
 from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import Modality, TrainingViews
 
@@ -153,13 +154,14 @@ class Clinical(Modality):
         rows = []
         for name in names:
             values = [record[name] for record in seen if name in record]
-            declared = training.card.fields.get(name, {})
-            if not values and not declared:
+            declared = training.card.fields.get(name)
+            if not values and declared is None:
                 raise InputError(
                     f"Clinical.fields names {name!r}, which no training case has; it has {sorted({n for r in seen for n in r})}"
                 )
-            if declared.get("type") == "category" or any(isinstance(v, str) for v in values):
-                known = {*map(str, declared.get("values", ())), *map(str, values)}
+            category = declared is not None and declared.type == "category"
+            if category or any(isinstance(v, str) for v in values):
+                known = {*(declared.values if declared else ()), *map(str, values)}
                 rows.append((0.0, 1.0, False, tuple(sorted(known))))
                 continue
             x = torch.tensor([float(v) for v in values], dtype=torch.float64)

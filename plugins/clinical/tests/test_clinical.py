@@ -6,7 +6,8 @@ import torch
 from mmvae_clinical import Clinical
 from scipy import stats
 
-from mmvae.case import Card, InputError, View
+from mmvae.case import Card, View
+from mmvae.errors import InputError
 from mmvae.modality import TrainingViews
 from mmvae.testing import CHECKS, Subject
 

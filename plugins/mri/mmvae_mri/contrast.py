@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmvae.batch import Observation
-from mmvae.case import InputError
+from mmvae.errors import InputError
 from mmvae_mri.grid import OnGrid, codes, tissue_of
 
 

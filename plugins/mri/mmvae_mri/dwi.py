@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmvae.batch import Observation
-from mmvae.case import Asset, InputError
+from mmvae.case import Asset
+from mmvae.errors import InputError
 from mmvae.modality import Modality
 from mmvae_mri.grid import OnGrid, codes, tissue_of
 

@@ -12,18 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from mmvae.batch import Motion, Observation
-from mmvae.case import Asset, InputError, View
+from mmvae.blocks.geometry import load_nifti, move, resample, vary_intensity
+from mmvae.blocks.networks import VolumeDecoder, VolumeEncoder
+from mmvae.blocks.pictures import montage, native_slice
+from mmvae.case import Asset, View
+from mmvae.errors import InputError
 from mmvae.modality import Modality
-from mmvae.volume import (
-    VolumeDecoder,
-    VolumeEncoder,
-    load_nifti,
-    montage,
-    move,
-    native_slice,
-    resample,
-    vary_intensity,
-)
 
 
 def tissue_of(volume: Float[Tensor, "*voxels"]) -> Float[Tensor, " n"]:

@@ -8,7 +8,8 @@ from mmvae_mri.contrast import Contrast, at_times
 from mmvae_mri.dwi import DWI, apparent_diffusion
 from mmvae_mri.structural import FLAIR, T1, T2
 
-from mmvae.case import Asset, InputError, Lesion, View
+from mmvae.case import Asset, Lesion, View
+from mmvae.errors import InputError
 from mmvae.testing import CHECKS, Subject
 
 SMALL = {"shape": (4, 12, 12), "spacing_mm": (6.0, 4.0, 4.0)}

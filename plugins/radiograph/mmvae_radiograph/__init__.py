@@ -11,9 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmvae.batch import Motion, Observation
-from mmvae.case import InputError, View
+from mmvae.blocks.geometry import load_nifti, move, vary_intensity
+from mmvae.blocks.networks import VolumeDecoder, VolumeEncoder
+from mmvae.blocks.pictures import montage
+from mmvae.case import View
+from mmvae.errors import InputError
 from mmvae.modality import Modality
-from mmvae.volume import VolumeDecoder, VolumeEncoder, load_nifti, montage, move, vary_intensity
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import torch
 from mmvae_radiograph import Radiograph
 
 from mmvae.batch import Motion
-from mmvae.case import Asset, InputError, View
+from mmvae.case import Asset, View
+from mmvae.errors import InputError
 from mmvae.testing import CHECKS, Subject
 
 

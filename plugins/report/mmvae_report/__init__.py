@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmvae.answer import AnswerDecoder
 from mmvae.batch import Observation
-from mmvae.case import InputError, View
+from mmvae.blocks.answers import AnswerDecoder
+from mmvae.case import View
+from mmvae.errors import InputError
 from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import Modality, TrainingViews
 

@@ -8,7 +8,8 @@ import torch
 from mmvae_report import Report, sentences_of
 from scipy import stats
 
-from mmvae.case import Asset, Card, InputError, View
+from mmvae.case import Asset, Card, View
+from mmvae.errors import InputError
 from mmvae.modality import TrainingViews
 from mmvae.testing import CHECKS, Subject
 

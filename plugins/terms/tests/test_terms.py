@@ -3,7 +3,8 @@
 import pytest
 from mmvae_terms import Terms
 
-from mmvae.case import Card, InputError, View
+from mmvae.case import Card, View
+from mmvae.errors import InputError
 from mmvae.modality import TrainingViews
 from mmvae.testing import CHECKS, Subject
 

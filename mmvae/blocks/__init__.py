@@ -1,0 +1,1 @@
+"""Building blocks for plugins: geometry, networks, pictures and linear answers."""

@@ -1,0 +1,149 @@
+"""`mmvae phantom|scan|assign|rekey|whereis`: sources to cohorts, and what is behind a pseudonym."""
+
+import os
+import sys
+from pathlib import Path
+
+from mmvae.cli.commands import Commands, bar, numbers
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the commands of this file."""
+    cores = os.cpu_count() or 1
+    p = commands.add("phantom", _phantom, "digital patients with an adnexal mass, as a cohort")
+    p.add_argument("--cases", type=int, required=True)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--as", dest="form", choices=["nifti", "dicom"], default="nifti")
+    p.add_argument("--splits", type=numbers, help="training,validation,test patients")
+    p.add_argument("--jobs", type=int, default=cores)
+    p.add_argument("--prevalence", choices=["balanced", "clinical"], default="balanced")
+    p.add_argument("--protocol", choices=["quick", "full"], default="quick")
+
+    p = commands.add(
+        "scan", _scan, "a folder of DICOM studies, or of NIfTI, .npz or pictures with a table → a cohort"
+    )
+    p.add_argument("source", type=Path)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--map", type=Path)
+    p.add_argument("--records", type=Path)
+    p.add_argument("--reports", type=Path, help="folder of <AccessionNumber or PatientID>.txt")
+    p.add_argument("--lesions", type=Path, help="table of case,x_mm,y_mm,z_mm")
+    p.add_argument("--override", type=Path, help="table of F_or_series,kind")
+    p.add_argument("--splits", type=numbers)
+    p.add_argument("--folds", type=int)
+    p.add_argument("--split-seed", type=int, default=0)
+    p.add_argument("--jobs", type=int, default=cores)
+    p.add_argument("--strict", action="store_true")
+
+    p = commands.add("assign", _assign, "ask again which kind each series is, e.g. after installing a plugin")
+    p.add_argument("--cohort", type=Path, required=True)
+    p.add_argument("--override", type=Path, help="table of F_or_series,kind")
+
+    p = commands.add("rekey", _rekey, "vault and cohort under a new key")
+    p.add_argument("--cohort", type=Path, required=True)
+
+    p = commands.add("whereis", _whereis, "the source path behind an F, from the vault")
+    p.add_argument("file")
+    p.add_argument("--cohort", type=Path, required=True)
+
+
+def _phantom(a) -> int:
+    if a.form == "dicom":
+        from mmvae.phantom.dicom import write_phantom_studies
+
+        write_phantom_studies(
+            a.cases, a.seed, a.out, a.jobs, a.prevalence, a.protocol, bar("digital patients")
+        )
+        print(f"{a.cases} digital patients' studies in {a.out} (engineering, never clinical proof)")
+        return 0
+    from mmvae.phantom.cohort import write_phantom_cohort
+
+    write_phantom_cohort(
+        a.cases, a.seed, a.out, a.splits, a.jobs, a.prevalence, a.protocol, bar("digital patients")
+    )
+    print(f"{a.cases} digital patients in {a.out} (engineering, never clinical proof)")
+    return 0
+
+
+def _scan(a) -> int:
+    from mmvae.errors import InputError
+    from mmvae.ingest.mapping import read_map
+
+    if a.splits and a.folds:
+        raise InputError("--splits and --folds exclude each other; give one")
+    if a.map is not None and read_map(a.map).led_by_table:
+        from mmvae.ingest.scan import scan_table
+
+        if a.records is None:
+            raise InputError(
+                "a MAP with `assets`, `case` or `patient` needs --records R.csv, the table that it speaks of"
+            )
+        count, skipped = scan_table(
+            a.source,
+            a.out,
+            a.map,
+            a.records,
+            a.splits,
+            a.folds,
+            a.split_seed,
+            a.jobs,
+            a.strict,
+            bar("cases"),
+        )
+    else:
+        from mmvae.ingest.study import scan_dicom
+
+        made = scan_dicom(
+            a.source,
+            a.out,
+            a.records,
+            a.reports,
+            a.lesions,
+            a.map,
+            a.override,
+            a.splits,
+            a.folds,
+            a.split_seed,
+            a.jobs,
+            bar("files"),
+        )
+        count, skipped = made.cases, made.skipped
+        for note in made.notes:
+            print(note, file=sys.stderr)
+    by_code: dict[str, int] = {}
+    for item in skipped:
+        by_code[item.code] = by_code.get(item.code, 0) + 1
+    left_out = ", ".join(f"{n} {code}" for code, n in sorted(by_code.items())) or "nothing"
+    print(f"{count} cases; left out: {left_out}" + (" (see skipped.jsonl)" if skipped and count else ""))
+    if count == 0:
+        print(
+            "mmvae: the scan found no case; SOURCE needs DICOM files of MR series, or a MAP whose file templates fit it",
+            file=sys.stderr,
+        )
+        return 3
+    return 4 if a.strict and skipped else 0
+
+
+def _assign(a) -> int:
+    from mmvae.ingest.assign import assign_cohort
+
+    changed, unknown = assign_cohort(a.cohort, a.override)
+    print(f"{changed} assets changed their kind; {unknown} are of no known kind")
+    return 0
+
+
+def _rekey(a) -> int:
+    from mmvae.custody.rekey import rekey
+
+    print(
+        f"{rekey(a.cohort)} cases and their vault have a new key; embeddings and indexes must be made again"
+    )
+    return 0
+
+
+def _whereis(a) -> int:
+    from mmvae.identity.vault import Vault, vault_path
+
+    print(Vault.open(vault_path(a.cohort)).whereis(a.file))
+    return 0

@@ -1,0 +1,82 @@
+"""mmvae …: the command line. Each command imports only what it runs, so that `mmvae --help` stays under a second."""
+
+import argparse
+import errno
+import sqlite3
+import sys
+from collections.abc import Sequence
+
+from mmvae import __version__
+from mmvae.cli import archives, cohorts, models, plugins
+from mmvae.cli.commands import Commands, flag_of
+from mmvae.errors import InputError
+
+# Not permitted, file too large, no space left, read-only file system, quota exceeded.
+NO_ROOM = (errno.EACCES, errno.EFBIG, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+LIGHTNING = {
+    "fit": "train (LightningCLI: -c YAML, --print_config, --help)",
+    "validate": "validate a checkpoint",
+    "test": "test a checkpoint",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status is FORMATS.md's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = None
+    try:
+        if argv and argv[0] in LIGHTNING:
+            from mmvae.cli.fit import run
+
+            run(argv)
+            return 0
+        arguments = _parser().parse_args(argv)
+        command = arguments.command
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt:
+        print("interrupted; nothing half written is left", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        refused = _refused(error)
+        if refused is None and not _no_room(error):
+            raise  # a fault of ours, whose traceback is wanted
+        flag = flag_of(command, refused.field) if command and refused else ""
+        said = " ".join(str(error).split())
+        print(f"mmvae: {flag + ': ' if flag else ''}{said}", file=sys.stderr)
+        return refused.exit_status if refused else 1
+
+
+def _refused(error: BaseException) -> InputError | None:
+    """The refusal that an error is, or was raised from."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    return cause
+
+
+def _no_room(error: BaseException) -> bool:
+    """Whether the disk or its rights stand in the way, as the user can mend."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmvae",
+        description="Find the archive's cases most like this one. Research software, not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=f"mmvae {__version__}")
+    commands = Commands(parser)
+    cohorts.add_to(commands)
+    for name, text in LIGHTNING.items():
+        commands.list_only(name, text)
+    for group in (archives, models, plugins):
+        group.add_to(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What all commands share: how one is added, how its arguments are read, how progress is shown."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+class Commands:
+    """The subcommands of `mmvae`; an argument's `dest` is the library's name of the same field."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self._subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(self, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        """A command that calls `run` with its arguments; its exit status is what that returns."""
+        parser = self._subparsers.add_parser(name, help=text, description=text)
+        parser.set_defaults(run=run, command=parser)
+        return parser
+
+    def list_only(self, name: str, text: str) -> None:
+        """A command that is shown by --help and run elsewhere."""
+        self._subparsers.add_parser(name, help=text, add_help=False)
+
+
+def flag_of(command: argparse.ArgumentParser, field: str | None) -> str:
+    """How a command calls a field of the library: its long flag, or its position's name; "" where it has none."""
+    for action in command._actions:
+        if action.dest == field:
+            return (
+                action.option_strings[-1]
+                if action.option_strings
+                else (action.metavar or action.dest).upper()
+            )
+    return ""
+
+
+def bar(title: str) -> Callable[..., Any]:
+    """Wraps an iterator of known length in a progress bar on standard error."""
+
+    def wrap(items: Any, total: int | None = None) -> Any:
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        return track(items, description=title, total=total, console=console, disable=not console.is_terminal)
+
+    return wrap
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def triple(text: str) -> tuple[float, float, float]:
+    """Three numbers separated by commas."""
+    x, y, z = (float(part) for part in text.split(","))
+    return x, y, z

@@ -1,0 +1,44 @@
+"""`mmvae modalities|new-modality|doctor`: what is installed, and what is missing."""
+
+from pathlib import Path
+
+from mmvae.cli.commands import Commands
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the commands of this file."""
+    p = commands.add("doctor", _doctor, "what this machine lacks, each with its remedy")
+    p.add_argument("--index", type=Path, help="an index whose file system is looked at")
+
+    commands.add("modalities", _modalities, "installed modalities; imports none of them")
+    p = commands.add("new-modality", _new_modality, "a plugin that passes conformance as it stands")
+    p.add_argument("name")
+    p.add_argument("--out", type=Path, required=True)
+
+
+def _modalities(a) -> int:
+    from mmvae.discovery import installed
+
+    for one in installed().values():
+        print(f"{one.name:<12} {one.path:<32} {one.distribution:<18} {one.version}")
+    return 0
+
+
+def _new_modality(a) -> int:
+    from mmvae.testing.scaffold import write_plugin
+
+    print(
+        f"wrote {write_plugin(a.name, a.out)}; install it with `pip install -e` and run its test with pytest"
+    )
+    return 0
+
+
+def _doctor(a) -> int:
+    from mmvae.cli.doctor import examine
+
+    for finding in examine(a.index):
+        print(
+            f"{'ok   ' if finding.well else 'LACKS'}  {finding.what}: {finding.found}"
+            + (f" → {finding.remedy}" if finding.remedy else "")
+        )
+    return 0

@@ -1,0 +1,1 @@
+"""What is done to cohort and vault as a whole."""

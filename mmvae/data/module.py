@@ -1,0 +1,120 @@
+"""A cohort's splits → batches for Lightning."""
+
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from mmvae.batch import Batch, MotionRange, collate
+from mmvae.case import Case
+from mmvae.cohort import Cohort
+from mmvae.data.dataset import CaseDataset, EpochSampler
+from mmvae.errors import InputError
+
+
+class CaseData(LightningDataModule):
+    """Training, validation and test batches of a cohort; it has no modalities but takes the model's.
+
+    Args:
+        cohort: Folder with card.json and cases.jsonl.
+        batch_size: Cases a step and process.
+        fold: Which fold of `splits.json`, where it holds folds.
+        workers: DataLoader processes; 0 reads in the main process, which is best on 2 cores.
+        motion: How far a case may be moved in training.
+        cache: Folder for observations as read; beside each case in the cohort unless given.
+        seed: Of order and motion.
+    """
+
+    def __init__(
+        self,
+        cohort: str,
+        batch_size: int = 32,
+        fold: int | None = None,
+        workers: int = 0,
+        motion: MotionRange = MotionRange(),  # noqa: B008 - frozen
+        cache: str | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.path, self.batch_size, self.fold, self.workers = cohort, batch_size, fold, workers
+        self.motion, self.cache, self.seed = motion, Path(cache) if cache else None, seed
+        self._cohort: Cohort | None = None
+        self._sets: dict[str, CaseDataset] = {}
+        self.left_out = 0
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort, read once."""
+        if self._cohort is None:
+            self._cohort = Cohort.load(self.path)
+        return self._cohort
+
+    def cases(self, split: str) -> tuple[Case, ...]:
+        """The cases of a split of this fold."""
+        found = self.cohort.split(split, self.fold)
+        if not found:
+            raise InputError(
+                f"the cohort's {split} split holds no case; draw the splits again with `mmvae scan --splits`"
+            )
+        return found
+
+    def identity(self) -> dict[str, str | int | None]:
+        """What a resumed run compares: the cohort's and the splits' hashes and the fold."""
+        return {
+            "cohort": self.cohort.sha256,
+            "splits": self.cohort.splits.sha256 if self.cohort.splits else None,
+            "fold": self.fold,
+        }
+
+    def dataset(self, split: str) -> CaseDataset:
+        """The split's cases; training cases in which no role is present are left out and counted."""
+        if split not in self._sets:
+            model, cases = self.trainer.lightning_module, self.cases(split)
+            motion = self.motion if split == "train" else None
+            made = CaseDataset(
+                self.cohort, cases, model.modalities, model.answer_roles, motion, self.seed, self.cache
+            )
+            if split == "train":
+                kept = [
+                    i
+                    for i in range(len(made))
+                    if any(made.observe(i, role) is not None for role in made.modalities)
+                ]
+                if not kept:
+                    raise InputError(
+                        f"none of the {len(cases)} training cases has any of the roles {sorted(made.modalities)}"
+                    )
+                self.left_out = len(made) - len(kept)
+                if self.left_out:
+                    kept_cases = [made.cases[i] for i in kept]
+                    made = CaseDataset(
+                        self.cohort,
+                        kept_cases,
+                        model.modalities,
+                        model.answer_roles,
+                        motion,
+                        self.seed,
+                        self.cache,
+                    )
+            self._sets[split] = made
+        return self._sets[split]
+
+    def _loader(self, split: str, shuffle: bool) -> DataLoader:
+        dataset = self.dataset(split)
+        sampler = EpochSampler(dataset, self.trainer, shuffle, self.seed)
+        return DataLoader(
+            dataset, self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=collate
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("validation", False)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test", False)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)

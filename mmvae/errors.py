@@ -1,0 +1,28 @@
+"""Errors that the reader of the message can mend, each with the exit status of the command that meets it."""
+
+
+class InputError(ValueError):
+    """Input that is refused: one line that says what was found, what was expected and what to do.
+
+    Args:
+        message: The line. It names fields, never the flags of a command.
+        field: The argument that was refused, where there is one; the command line puts its flag in front.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, field: str | None = None):
+        super().__init__(message)
+        self.field = field
+
+
+class NoCases(InputError):
+    """A source in which no case was found."""
+
+    exit_status = 3
+
+
+class EmptyQuery(InputError):
+    """A query in which nothing can be used."""
+
+    exit_status = 5

@@ -1,0 +1,1 @@
+"""Checkpoints + cohort → every number of EVALUATION.md, with plots."""

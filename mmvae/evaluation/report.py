@@ -1,0 +1,48 @@
+"""An evaluation as files: metrics.json and plots, by rename at the end."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmvae.atomic import new_folder
+from mmvae.cohort import Cohort
+from mmvae.evaluation.evaluate import Table, evaluate
+from mmvae.evaluation.plots import by_class, space_map, subset_curve
+from mmvae.metrics.estimates import Estimate, plain
+from mmvae.model import MMVAE
+from mmvae.retrieval.embed import embed
+
+
+def write_evaluation(
+    models: Sequence[MMVAE], cohort: Cohort, out: Path, relevance: str | None = None
+) -> dict[str, dict[str, Estimate]]:
+    """Writes metrics.json and plots into `out`, which is free; returns the estimates by KEY and metric."""
+    with new_folder(out) as folder:
+        table = evaluate(models, cohort, relevance)
+        estimates = table.metrics()
+        content = {
+            **{key: plain(of_key) for key, of_key in estimates.items()},
+            "protocol": dict(table.protocol),
+            "fingerprint": [model.fingerprint() for model in models],
+        }
+        (folder / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False))
+        if "full" in estimates:
+            _plot(models[0], cohort, table, estimates, folder)
+    return estimates
+
+
+def _plot(
+    model: MMVAE, cohort: Cohort, table: Table, estimates: Mapping[str, Mapping[str, Estimate]], folder: Path
+) -> None:
+    """Curve, bars, and the map of one model's space: with folds, of the first one's test patients."""
+    subset_curve(estimates, folder / "subsets.png")
+    by_class(estimates, folder / "classes.png")
+    cases = [
+        case
+        for case in cohort.split("test", model.data_identity.get("fold"))
+        if case.patient in table.classes
+    ]
+    if len(cases) > 2:
+        experts = embed(model, cohort, cases)
+        points = experts.points(model.space, experts.having(experts.query_roles))
+        space_map(points, [table.classes[case.patient] for case in cases], folder / "map.png")

@@ -1,0 +1,1 @@
+"""Who is behind a pseudonym: the vault, and what must not leave it."""

@@ -1,0 +1,83 @@
+"""Contrast between two parts of a case, as CLIP and MedCLIP do it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmvae.latent.objective.evidence import Bound, Objective
+
+
+@dataclass(frozen=True)
+class Alignment(Objective):
+    """Contrast between the posterior means of two disjoint parts of one case, over the batch and over all ranks.
+
+    Cross-entropy, both ways, of the cosine similarities over the temperature (CLIP: Radford et al. 2021, arXiv:2103.00020,
+    figure 3) to a target: the same case or, with `targets`, the softmax of how alike two cases are in that role's values
+    (MedCLIP: Wang et al. 2022, arXiv:2210.10163, eq. 3–4). A case with one encoded role takes no part; nor, with `targets`, one
+    that lacks the role. No bound: add it to one, `Sum(terms=(ELBO(), Alignment()))`.
+
+    Args:
+        weight: Factor on the mean cross-entropy, in nats.
+        temperature: Of the cosine similarities.
+        targets: A role whose observed values say how alike two cases are; empty: a case is like itself alone.
+        target_temperature: Of their mean squared difference, relative to the batch's mean.
+    """
+
+    weight: float = 100.0
+    temperature: float = 0.1
+    targets: str = ""
+    target_temperature: float = 0.2
+
+    def samples(self, components):
+        return 1
+
+    def reads(self):
+        return (self.targets,) if self.targets else ()
+
+    def __call__(self, evidence):
+        first, second = (_gathered(evidence.fuse(evidence.experts, half).mean) for half in evidence.halves)
+        takes_part = evidence.halves[0].any(1) & evidence.halves[1].any(1)
+        if self.targets:
+            value, mask = evidence.values[self.targets]
+            takes_part = takes_part & mask.any(1)
+            target = self._alike(_gathered(value), _gathered(mask.float()))
+        else:
+            target = torch.eye(len(first), device=first.device)
+        rows = _gathered(takes_part.float()).bool()
+        unit = lambda x: torch.nn.functional.normalize(x[rows], dim=-1)  # noqa: E731
+        loss = first.sum() * 0.0
+        if rows.sum() > 1:
+            target = target[rows][:, rows]
+            target = target / target.sum(1, keepdim=True)
+            similarity = unit(first) @ unit(second).T / self.temperature
+            for logits in (similarity, similarity.T):
+                loss = loss - (target * logits.log_softmax(1)).sum(1).mean() / 2
+        empty = torch.zeros(len(evidence.visible), device=first.device)
+        return Bound(
+            self.weight * loss,
+            torch.zeros_like(evidence.visible, dtype=first.dtype),
+            empty,
+            {"alignment": loss},
+        )
+
+    def _alike(self, value: Float[Tensor, "B V"], mask: Float[Tensor, "B V"]) -> Float[Tensor, "B B"]:
+        """Softmax of minus the mean squared difference over the values that both have, scaled by its mean over the batch."""
+        value = value * mask
+        squared = value.square() @ mask.T + mask @ value.square().T - 2 * value @ value.T
+        shared = mask @ mask.T
+        distance = squared / shared.clamp_min(1)
+        usual = distance[shared > 0].mean().clamp_min(torch.finfo(distance.dtype).tiny)
+        logits = torch.where(shared > 0, -distance / usual / self.target_temperature, -torch.inf)
+        itself = torch.eye(len(value), dtype=torch.bool, device=value.device)
+        return torch.where(itself, 0.0, logits).softmax(1)
+
+
+def _gathered(x: Tensor) -> Tensor:
+    """All ranks' rows, with gradients; ranks hold equally many."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return x
+    if torch.distributed.get_world_size() == 1:
+        return x
+    return torch.cat(torch.distributed.nn.functional.all_gather(x.contiguous()))

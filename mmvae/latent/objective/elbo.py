@@ -1,0 +1,65 @@
+"""The evidence lower bound (Kingma & Welling 2014), for mixtures in three ways."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmvae.latent.gaussian import Posterior
+from mmvae.latent.objective.evidence import Bound, Objective, log_prior, warmed_up
+
+
+@dataclass(frozen=True)
+class ELBO(Objective):
+    r"""E_q[Σ_m w_m log p(x_m | z)] − β KL(q ‖ p), q the posterior of the visible, x all present modalities.
+
+    One component: KL in closed form (Kingma & Welling 2014, arXiv:1312.6114, appendix B). With w = 1 and β = 1 and
+    everything visible it bounds log p(x).
+
+    Args:
+        beta: Weight of the KL after warm-up (Higgins et al. 2017).
+        warmup_epochs: β rises linearly from 0 to its value over so many epochs.
+        components: How a mixture's expectation is taken. `stratified`: one sample a component weighed by its probability,
+            KL by the same samples against the whole mixture's density (Shi et al. 2019, arXiv:1911.03393, eq. 4).
+            `sampled`: one sample of one component, drawn by its probability: the same expectation, one decoding.
+            `all`: each component's own ELBO, KL in closed form, averaged; looser, since KL is convex (Sutter et al. 2021,
+            arXiv:2105.02470, eq. 6).
+    """
+
+    beta: float = 1.0
+    warmup_epochs: int = 5
+    components: Literal["stratified", "sampled", "all"] = "stratified"
+
+    def samples(self, components):
+        return components if self.components != "sampled" or components == 1 else 2
+
+    def at(self, epoch: int) -> float:
+        """β in this epoch (the first is not 0)."""
+        return warmed_up(self.beta, self.warmup_epochs, epoch)
+
+    def __call__(self, evidence):
+        posterior, weight = evidence.posterior, evidence.posterior.weight.T  # (K, N)
+        if self.components == "sampled" and len(weight) > 1:
+            posterior, weight = _drawn(posterior, evidence.noise[:, 1, 0]), torch.ones_like(weight[:1])
+        z = posterior.components.rsample(evidence.noise[:, : len(weight)]).transpose(0, 1)  # (K, N, D)
+        # A void component has weight 0, but its sample may score inf: 0 · inf is NaN, so the mask goes first.
+        by_component = torch.where((weight > 0)[..., None], evidence.score(z), 0)
+        log_likelihood = (weight[..., None] * by_component).sum(0)
+        if evidence.posterior.log_weight.shape[1] == 1 or self.components == "all":
+            each = evidence.posterior.components.kl_to_prior().sum(-1).T
+        else:
+            each = evidence.posterior.log_prob(z) - log_prior(z)
+        kl = (weight * torch.where(weight > 0, each, 0)).sum(0)
+        loss = -(log_likelihood @ evidence.weights - self.at(evidence.epoch) * kl).mean()
+        return Bound(loss, log_likelihood, kl)
+
+
+def _drawn(posterior: Posterior, noise: Float[Tensor, " N"]) -> Posterior:
+    """One component of each row, by its probability; a standard normal's distribution function makes the noise uniform."""
+    uniform = torch.special.ndtr(noise.double())[:, None]
+    above = posterior.weight.double().cumsum(1)
+    last = (posterior.weight > 0).long() * torch.arange(posterior.weight.shape[1], device=noise.device)
+    at = torch.minimum((above < uniform * above[:, -1:]).sum(1), last.max(1).values)
+    return Posterior(posterior.components.at(at), torch.zeros_like(posterior.log_weight[:, :1]))

@@ -1,0 +1,90 @@
+"""What an objective is called with and what it gives: evidence of a batch in, a bound out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmvae.latent.gaussian import Gaussian, Posterior
+
+Score = Callable[[Float[Tensor, "S N D"]], Float[Tensor, "S N M"]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an objective may look at: N rows, one a visible subset, the subsets of one of B cases side by side.
+
+    Args:
+        posterior: Of each row's visible roles.
+        experts: Of each case (B, M, D); the prior where a role was not encoded.
+        encoded: Which roles were encoded: those visible in some row of the case.
+        visible: Each row's own.
+        halves: Two disjoint, non-empty parts of each case's encoded roles; empty where it has fewer than two.
+        score: z (S, N, D) → log p(x_m | z) of each row's case (S, N, M), 0 where absent.
+        weights: Factor on each role's log-likelihood.
+        noise: Standard normal, so many draws a row as the objective takes.
+        epoch: From 0.
+        fuse: What joined the experts: (experts, visible) → Posterior.
+        values: What was observed of each role, flat, and which of it was measured.
+    """
+
+    posterior: Posterior
+    experts: Gaussian
+    encoded: Bool[Tensor, "B M"]
+    visible: Bool[Tensor, "N M"]
+    halves: tuple[Bool[Tensor, "B M"], Bool[Tensor, "B M"]]
+    score: Score
+    weights: Float[Tensor, " M"]
+    noise: Float[Tensor, "N S D"]
+    epoch: int
+    fuse: Callable[[Gaussian, Bool[Tensor, "B M"]], Posterior]
+    values: Mapping[str, tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]] = field(default_factory=dict)
+
+    def by_row(self) -> Gaussian:
+        """The experts of each row's case (N, M, D)."""
+        times = len(self.visible) // len(self.encoded)
+        return Gaussian(*(x.repeat_interleave(times, 0) for x in (self.experts.mean, self.experts.logvar)))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a training step minimises, and its parts for the log, all in nats.
+
+    loss: scalar; log_likelihood: (N, M), unweighted, expectation over the posterior; kl: (N,); parts: further scalars by name.
+    """
+
+    loss: Float[Tensor, ""]
+    log_likelihood: Float[Tensor, "N M"]
+    kl: Float[Tensor, " N"]
+    parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """Called with the evidence of a batch; gives a bound."""
+
+    @abstractmethod
+    def samples(self, components: int) -> int:
+        """How many standard normal draws a row it takes for a posterior of so many components.
+
+        Raises:
+            ValueError: where it is not defined for so many.
+        """
+
+    def reads(self) -> tuple[str, ...]:
+        """Roles whose values it looks at."""
+        return ()
+
+    @abstractmethod
+    def __call__(self, evidence: Evidence) -> Bound:
+        """The bound of a batch."""
+
+
+def log_prior(z: Float[Tensor, "*S D"]) -> Float[Tensor, "*S"]:
+    return -0.5 * (z.square() + torch.log(torch.tensor(2 * torch.pi))).sum(-1)
+
+
+def warmed_up(value: float, epochs: int, epoch: int) -> float:
+    return value * min(1.0, (epoch + 1) / (epochs + 1))

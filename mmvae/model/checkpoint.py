@@ -1,0 +1,77 @@
+"""What a checkpoint is: a file of plain values and tensors that names its model, and when two of them are one."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mmvae.errors import InputError
+from mmvae.latent.fusion import Fusion
+from mmvae.latent.objective import Objective
+from mmvae.modality import Modality
+from mmvae.plain import from_plain
+
+
+def read_checkpoint(path: Path, map_location: str) -> dict:
+    """The file's content; plain values only are read (`weights_only=True`).
+
+    Raises:
+        InputError: naming what is wrong with the file.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}; `mmvae fit` writes them into its run folder")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises a dozen types here; all mean that the file is no checkpoint
+        raise InputError(f"{path.name} is not a checkpoint of mmvae ({type(error).__name__})") from error
+    if not isinstance(checkpoint, dict) or "mmvae" not in checkpoint:
+        raise InputError(f"{path.name} is not a checkpoint of mmvae: it has no entry 'mmvae'")
+    return checkpoint
+
+
+def config_differences(mine: Mapping, theirs: Mapping) -> list[str]:
+    """A sentence for each `model.*` field in which a run differs from a checkpoint's; recipes are compared field by field."""
+    differing = [
+        f"model.{name} is {mine.get(name)!r}, the checkpoint's {value!r}"
+        for name, value in theirs.items()
+        if name != "modalities" and not _same(name, mine.get(name), value)
+    ]
+    for role in sorted({*mine["modalities"], *theirs["modalities"]}):
+        a, b = mine["modalities"].get(role), theirs["modalities"].get(role)
+        if a is None or b is None:
+            differing.append(f"model.modalities.{role} is {'missing' if a is None else 'new'}")
+        else:
+            fields = unfitted_difference(from_plain(a, Modality), from_plain(b, Modality))
+            differing += [f"model.modalities.{role}.{field} differs" for field in fields]
+    return differing
+
+
+def _same(name: str, mine: object, theirs: object) -> bool:
+    """Whether two plain values mean the same, an earlier release's class paths included."""
+    kind = {"fusion": Fusion, "objective": Objective}.get(name)
+    if kind is None or mine == theirs:
+        return mine == theirs
+    return from_plain(mine, kind) == from_plain(theirs, kind)
+
+
+def unfitted_difference(given: Modality, stored: Modality) -> list[str]:
+    """Fields in which a bare recipe contradicts a fitted one: None in `given` means "to be fitted"."""
+    if type(given) is not type(stored):
+        return ["class_path"]
+    names = [f.name for f in fields(cast(Any, given))]
+    pairs = [(name, getattr(given, name), getattr(stored, name)) for name in names]
+    return [name for name, mine, theirs in pairs if mine is not None and mine != theirs]
+
+
+def digest_of(plain: object, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of plain values and named tensors."""
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,535 @@
+"""The LightningModule: experts of the visible roles, fused, score every present role."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from mmvae.batch import Batch, Observation
+from mmvae.case import Card, Case
+from mmvae.cohort import Cohort
+from mmvae.discovery import kind_of, origin_of
+from mmvae.errors import InputError
+from mmvae.latent.fusion import Fusion, PoE
+from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
+from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
+from mmvae.latent.space import Distance, Readout, RetrievalSpace, readouts
+from mmvae.modality import Modality, TrainingViews
+from mmvae.model.checkpoint import config_differences, digest_of, read_checkpoint
+from mmvae.model.visibility import Visibility
+from mmvae.plain import from_plain, to_plain
+from mmvae.views import view_of
+
+BALANCED = 300.0
+ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One batch: its bound, the joint posterior of each subset, the experts (B, M, D) that were encoded (visible), and a 0 that ties in the rest."""
+
+    bound: Bound
+    posterior: Posterior
+    experts: Gaussian
+    visible: Bool[Tensor, "B M"]
+    tie: Float[Tensor, ""]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """What a training step minimises."""
+        return self.bound.loss + self.tie
+
+
+class MMVAE(LightningModule):
+    """A multimodal VAE of any set of modalities, any subset of them missing.
+
+    Args:
+        modalities: Recipes by role.
+        latent_dim: D.
+        fusion: Rule that joins the experts.
+        objective: Bound that is maximised.
+        answer_roles: Roles that see answers: decoded in training, left out of every headline query.
+        weights: Factor on each role's summed log-likelihood; `balanced`, for the unnamed, is 300 / values of a complete
+            observation; 1 gives the exact bound.
+        visible: Chance of being encoded in a training step, .5 for the unnamed.
+        subsets: How many visible subsets a training step draws of each case. They share one encoding. Answer roles, whose
+            decoders are small, are scored under each; every other role under one of them, so often that the expectation
+            is the same (the subsampled bound of Wu & Goodman 2018, section 2.2, at the cost of one decoding).
+        scored: Chance that a training step decodes a case's role that is no answer role; its log-likelihood is divided by
+            it, so that the expectation is the same. Below 1 a step is faster, and its gradient noisier.
+        groups: Named sets of roles for evaluation and page.
+        lr: AdamW's learning rate, with a cosine schedule to a tenth over the run.
+        weight_decay: AdamW's.
+        seed: Of noise and visibility, which are keyed by case and epoch.
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, Modality],
+        latent_dim: int = 64,
+        fusion: Fusion = PoE(),  # noqa: B008 - frozen
+        objective: Objective = ELBO(),  # noqa: B008 - frozen
+        answer_roles: list[str] = [],  # noqa: B006 - read only; jsonargparse shows it
+        weights: dict[str, float | Literal["balanced"]] = {},  # noqa: B006
+        visible: dict[str, float] = {},  # noqa: B006
+        subsets: int = 1,
+        scored: float = 1.0,
+        groups: dict[str, list[str]] = {},  # noqa: B006
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not modalities:
+            raise InputError(
+                "model.modalities is empty; name at least one role, e.g. --model.modalities.t2=T2"
+            )
+        self.modalities = dict(modalities)
+        self.latent_dim, self.rule, self.objective = latent_dim, fusion, objective
+        self.answer_roles, self.weights, self.visible, self.groups = (
+            list(answer_roles),
+            dict(weights),
+            dict(visible),
+            dict(groups),
+        )
+        if subsets < 1:
+            raise InputError(f"model.subsets is {subsets}; expected at least 1")
+        if not 0 < scored <= 1:
+            raise InputError(f"model.scored is {scored}; expected a chance above 0 and at most 1")
+        self.subsets, self.scored = subsets, scored
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+        self._readout: Readout | None = None
+        self._distance: Distance = "cosine"
+        self.data_identity: dict = {}
+        self.supervision: dict[str, str] = {}
+        self.bare = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        self.log_power = nn.Parameter(torch.zeros(len(self.modalities))) if fusion.learns_power else None
+        for setting, named in (("answer_roles", answer_roles), ("weights", weights), ("visible", visible)):
+            for role in named:
+                if role not in self.modalities:
+                    raise InputError(
+                        f"model.{setting} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
+                    )
+        try:
+            self.objective.samples(self._components())
+        except ValueError as error:
+            raise InputError(f"model.objective: {error}") from error
+        for role in self.objective.reads():
+            if role not in self.modalities:
+                raise InputError(
+                    f"model.objective looks at {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
+                )
+        for name, members in self.groups.items():
+            for role in members:
+                if role not in self.modalities:
+                    raise InputError(
+                        f"model.groups.{name} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
+                    )
+        for role, chance in self.visible.items():
+            if not 0 <= chance <= 1:
+                raise InputError(f"model.visible.{role} is {chance}; expected a chance between 0 and 1")
+        self.visibility = Visibility(
+            tuple(self.visible.get(role, 0.5) for role in self.roles),
+            tuple(role in self.answer_roles for role in self.roles),
+            subsets,
+            scored,
+            seed,
+        )
+
+    # ---- building -----------------------------------------------------------------------------------------------
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles in their order: axis M."""
+        return tuple(self.modalities)
+
+    @property
+    def query_roles(self) -> tuple[str, ...]:
+        """All roles but the answer roles: what "full" means."""
+        return tuple(role for role in self.modalities if role not in self.answer_roles)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fits the recipes on the training cases and builds the networks, unless a checkpoint already has."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.data_identity = data.identity()
+        if not self.encoders:
+            if data is None:
+                raise InputError(
+                    "the model is not fitted and the trainer has no data module; pass datamodule=CaseData(...)"
+                )
+            self.fit_recipes(data.cohort, data.cases("train"))
+
+    def fit_recipes(self, cohort: Cohort, training: Sequence[Case]) -> None:
+        """Replaces each recipe by the one fitted on the training cases, then builds encoders and decoders.
+
+        Raises:
+            InputError: where a role is present only because of answers and is not listed in `answer_roles`.
+        """
+        card: Card = cohort.card
+        for role, recipe in self.modalities.items():
+            kind, answer = kind_of(recipe, role), role in self.answer_roles
+            if not answer and kind in card.answers.kinds:
+                raise InputError(
+                    f"role {role!r} sees only assets of kind {kind!r}, which card.json lists as answers; add it to "
+                    "model.answer_roles, or take the kind out of the MAP's answers"
+                )
+            views = [view_of(case, cohort.root, kind, recipe, card.answers, answer) for case in training]
+            views = [view for view in views if recipe.present(view)]
+            if not views and not answer:
+                open_views = [
+                    view_of(case, cohort.root, kind, recipe, card.answers, True) for case in training
+                ]
+                if any(recipe.present(view) for view in open_views):
+                    raise InputError(
+                        f"role {role!r} is present only because of answers (card.json lists {card.answers}); add it to model.answer_roles"
+                    )
+            self.modalities[role] = recipe.fitted(TrainingViews(card, views))
+            self.supervision[role] = recipe.teaches(kind) if answer else "none"
+        self.build()
+
+    def build(self) -> None:
+        """Encoders and decoders of the fitted recipes."""
+        for role, recipe in self.modalities.items():
+            self.encoders[role] = recipe.encoder(self.latent_dim)
+            self.decoders[role] = recipe.decoder(self.latent_dim)
+        self.weight_of = {role: self._weight(role) for role in self.roles}
+
+    def _weight(self, role: str) -> float:
+        given = self.weights.get(role, "balanced")
+        return BALANCED / self.modalities[role].blank().value.numel() if given == "balanced" else float(given)
+
+    # ---- what it computes -----------------------------------------------------------------------------------------
+
+    def experts(
+        self, batch: Batch, encode: Bool[Tensor, "B M"] | None = None
+    ) -> tuple[Gaussian, Float[Tensor, ""]]:
+        """Each role's Gaussian (B, M, D) for the rows to encode (the present ones unless given), the prior elsewhere.
+
+        The second value is 0 and has a gradient path to every encoder, so that DDP needs no special strategy.
+        """
+        encode = batch.present if encode is None else encode & batch.present
+        means, logvars, tie = [], [], 0.0
+        for m, role in enumerate(self.roles):
+            rows = encode[:, m].nonzero()[:, 0]
+            seen = batch.observations[role].clean()
+            mean = batch.present.new_zeros((len(batch.present), self.latent_dim), dtype=torch.float32)
+            logvar = torch.zeros_like(mean)
+            if len(rows) == len(mean):
+                one = self.encoders[role](seen.value, seen.mask)
+                mean, logvar = one.mean.float(), one.logvar.float()
+            elif len(rows):
+                some = seen.rows(rows)
+                one = self.encoders[role](some.value, some.mask)
+                mean, logvar = (
+                    mean.index_copy(0, rows, one.mean.float()),
+                    logvar.index_copy(0, rows, one.logvar.float()),
+                )
+            elif self.training:
+                blank = self.modalities[role].blank()
+                value = blank.value[None].to(mean.device)
+                one = self.encoders[role](value, blank.mask[None].to(mean.device))
+                tie = tie + 0.0 * (one.mean.sum() + one.logvar.sum())
+            means.append(mean)
+            logvars.append(logvar)
+        return Gaussian(torch.stack(means, 1), torch.stack(logvars, 1)), torch.as_tensor(
+            tie, device=mean.device
+        ).float()
+
+    def log_likelihoods(
+        self, batch: Batch, z: Float[Tensor, "S N D"], share: Float[Tensor, "N M"] | None = None
+    ) -> Float[Tensor, "S N M"]:
+        """log p(x_m | z) of each case's present roles, summed over what was measured, 0 where absent; no weight.
+
+        Where a case has several z, N = B × subsets; what has share 0 is not decoded, the rest is multiplied by its share.
+        """
+        samples, subsets = len(z), z.shape[1] // len(batch.present)
+        share = torch.ones_like(batch.present, dtype=z.dtype) if share is None else share
+        share = share * batch.present.repeat_interleave(subsets, 0)
+        columns = []
+        for m, role in enumerate(self.roles):
+            rows = share[:, m].nonzero()[:, 0]
+            column = torch.zeros(samples, len(share), device=z.device)
+            if not len(rows):
+                # One decoding with a zero gradient: a parameter without one would stall DDP.
+                tie = self._log_prob(role, _stack(self.modalities[role].blank(), z.device), z[0, :1])
+                columns.append(column + 0.0 * tie.sum())
+                continue
+            seen, whole = batch.observations[role], len(rows) == len(share)
+            if not (whole and subsets == samples == 1):
+                seen = seen.rows((rows // subsets).repeat(samples))
+            at = (z if whole else z[:, rows]).flatten(0, 1)
+            score = self._log_prob(role, seen.clean(), at).unflatten(0, (samples, len(rows))) * share[rows, m]
+            columns.append(score if whole else column.index_copy(1, rows, score))
+        return torch.stack(columns, -1)
+
+    def _log_prob(self, role: str, seen: Observation, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        # float32 outside any autocast: a sum over 10⁵ voxels in bfloat16 keeps two digits.
+        score = self.decoders[role](z)
+        with torch.autocast(z.device.type, enabled=False):
+            return masked_sum(score.log_prob(seen.value).float(), seen.mask)
+
+    def posterior(self, experts: Gaussian, present: Bool[Tensor, "B M"]) -> Posterior:
+        """The joint posterior of these experts, with a gradient to powers that are learned."""
+        power = None if self.log_power is None else self.log_power.exp()
+        return self.rule(experts, present, power)
+
+    @property
+    def space(self) -> RetrievalSpace:
+        """What forms a point of the retrieval space from experts, and compares points."""
+        power = None if self.log_power is None else tuple(self.log_power.detach().exp().tolist())
+        return RetrievalSpace(self.rule, power, self._readout, self._distance)
+
+    def choose_space(self, readout: Readout | None, distance: Distance) -> None:
+        """What points are seen through and compared by from now on; kept in checkpoints."""
+        self._readout, self._distance = readout, distance
+
+    def readouts(self, means: Float[Tensor, "N D"]) -> list[Readout]:
+        """Those that the decoders of the answer roles offer."""
+        return readouts([self.decoders[role] for role in self.answer_roles], means)
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def _components(self) -> int:
+        count = len(self.roles)
+        one = Gaussian(torch.zeros(1, count, 1), torch.zeros(1, count, 1))
+        return self.rule(one, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
+
+    def bound(self, batch: Batch, training: bool = True) -> Scored:
+        """The objective of a batch and what it is made of; outside training all roles but the answer roles are visible."""
+        taken = batch.case_ids, batch.present, self.objective.samples(self._components()), self.latent_dim
+        drawn = (
+            self.visibility.training(*taken, self.current_epoch)
+            if training
+            else self.visibility.evaluation(*taken)
+        )
+        visible, subsets = drawn.visible, len(drawn.visible) // len(batch.present)
+        encoded = visible.unflatten(0, (-1, subsets)).any(1)
+        experts, tie = self.experts(batch, encoded)
+        each = Gaussian(*(x.repeat_interleave(subsets, 0) for x in (experts.mean, experts.logvar)))
+        posterior = self.posterior(each, visible)
+        made = self.objective(
+            Evidence(
+                posterior,
+                experts,
+                encoded,
+                visible,
+                drawn.halves,
+                lambda z: self.log_likelihoods(batch, z, drawn.share),
+                torch.tensor([self.weight_of[role] for role in self.roles], device=visible.device),
+                drawn.noise,
+                self.current_epoch,
+                self.posterior,
+                {role: _flat(batch.observations[role].clean()) for role in self.objective.reads()},
+            )
+        )
+        by_case = (x.unflatten(0, (-1, subsets)).mean(1) for x in (made.log_likelihood, made.kl))
+        return Scored(Bound(made.loss, *by_case, made.parts), posterior, experts, encoded, tie)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        scored = self.bound(batch)
+        self._refuse_non_finite(scored.bound, batch)
+        self._log_parts("train", scored, batch)
+        return scored.loss
+
+    def validation_step(self, batch: Batch, index: int) -> dict[str, object]:
+        """Logs the parts of the bound; gives each case's posterior mean without answers, which the monitor ranks by."""
+        scored = self.bound(batch, training=False)
+        self._log_parts("val", scored, batch)
+        return {"case_ids": list(batch.case_ids), "mean": scored.posterior.mean.detach().cpu()}
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self._log_parts("test", self.bound(batch, training=False), batch)
+
+    def _log_parts(self, stage: str, scored: Scored, batch: Batch) -> None:
+        """Loss, KL and active units of the joint posterior, and by role: share present, log-likelihood, its expert's KL and units."""
+        size, made = len(batch.case_ids), scored.bound
+        several = self.trainer.world_size > 1 and stage != "train"
+
+        def log(name: str, value: Tensor) -> None:
+            self.log(
+                f"{stage}/{name}",
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=size,
+                sync_dist=several,
+            )
+
+        def units(name: str, by_dimension: Float[Tensor, " D"]) -> None:
+            log(f"kl{name}", by_dimension.sum())
+            log(f"active_units{name}", (by_dimension > ACTIVE_KL).float().sum())
+
+        log("loss", made.loss)
+        log("bound_kl", made.kl.mean())
+        for name, value in made.parts.items():
+            log(name, value)
+        units("", scored.posterior.moment_matched().kl_to_prior().mean(0))
+        for m, role in enumerate(self.roles):
+            here, seen = batch.present[:, m], scored.visible[:, m]
+            log(f"share_present/{role}", here.float().mean())
+            if here.any():
+                log(f"log_likelihood/{role}", made.log_likelihood[here, m].mean())
+            if seen.any():
+                expert = Gaussian(scored.experts.mean[seen, m], scored.experts.logvar[seen, m])
+                units(f"/{role}", expert.kl_to_prior().mean(0))
+
+    def _refuse_non_finite(self, made: Bound, batch: Batch) -> None:
+        """Stops the run, naming where it began: a measured value, else a score, else the posterior."""
+        if torch.isfinite(made.loss):
+            return
+        values = {
+            role: ~torch.isfinite(seen.clean().value).reshape(len(seen.value), -1).all(1)
+            for role, seen in batch.observations.items()
+        }
+        scores = {role: ~torch.isfinite(made.log_likelihood[:, m]) for m, role in enumerate(self.roles)}
+        found = next(
+            (f for f in (values, scores) if any(bad.any() for bad in f.values())),
+            {"the posterior": ~torch.isfinite(made.kl)},
+        )
+        roles = [role for role, bad in found.items() if bad.any()]
+        rows = torch.stack(list(found.values())).any(0).tolist()
+        cases = [case_id for case_id, bad in zip(batch.case_ids, rows) if bad]
+        more = f" and {len(cases) - 5} more" if len(cases) > 5 else ""
+        raise InputError(
+            f"the loss is not finite in epoch {self.current_epoch}: role {', '.join(roles)}, case {', '.join(cases[:5]) or 'unknown'}{more}. "
+            "The last good checkpoint is kept; look at the cases with `mmvae show`, or lower model.lr"
+        )
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        total = (
+            max(1, int(self.trainer.estimated_stepping_batches))
+            if math.isfinite(self.trainer.estimated_stepping_batches)
+            else 1
+        )
+        warm = min(50, total // 10 + 1)
+
+        def factor(step):
+            return min((step + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def summary(self) -> str:
+        """Each role's class, weight, visibility and supervision: the hidden scale of a likelihood is no secret here."""
+        lines = [f"{'role':<12} {'class':<12} {'weight':>10} {'visible':>8}  supervision"]
+        for role in self.roles:
+            visible, cls = self.visible.get(role, 0.5), type(self.modalities[role]).__name__
+            lines.append(
+                f"{role:<12} {cls:<12} {self.weight_of[role]:>10.4g} {visible:>8.2f}  {self.supervision.get(role, 'none')}"
+            )
+        return "\n".join(lines)
+
+    def on_fit_start(self) -> None:
+        if self.trainer.is_global_zero:
+            print(self.summary())
+            data = self.trainer.datamodule
+            if data is not None and data.left_out:
+                print(f"{data.left_out} training cases have none of the roles and are left out")
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------------
+
+    def config(self) -> dict:
+        """All `model.*` settings as plain values, recipes bare, as a resumed run compares them."""
+        return {
+            "modalities": self.bare,
+            "latent_dim": self.latent_dim,
+            "fusion": to_plain(self.rule),
+            "objective": to_plain(self.objective),
+            "answer_roles": self.answer_roles,
+            "weights": self.weights,
+            "visible": self.visible,
+            "subsets": self.subsets,
+            "scored": self.scored,
+            "groups": self.groups,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "seed": self.seed,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["mmvae"] = {
+            "config": self.config(),
+            "fitted": {role: to_plain(recipe) for role, recipe in self.modalities.items()},
+            "origin": {role: origin_of(recipe) for role, recipe in self.modalities.items()},
+            "supervision": self.supervision,
+            "space": to_plain(self.space),
+            "data": self.data_identity,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Resumes only what is the same: refuses, field by field, another model, cohort or split; rebuilds fitted recipes."""
+        kept = checkpoint.get("mmvae")
+        if kept is None:
+            raise InputError("the checkpoint was not written by mmvae; it has no entry 'mmvae'")
+        differing = config_differences(self.config(), kept["config"])
+        if self.data_identity and kept["data"]:
+            differing += [
+                f"data: the {k} differs" for k, v in self.data_identity.items() if kept["data"].get(k) != v
+            ]
+        if differing:
+            raise InputError(
+                "this checkpoint belongs to another run: "
+                + "; ".join(differing)
+                + ". Resume with the YAML in its folder, or start "
+                "afresh without --ckpt_path (trainer.* may differ)"
+            )
+        self.supervision = kept["supervision"]
+        self.choose_space(*_readout_and_distance(kept))
+        fitted = {role: from_plain(plain, Modality) for role, plain in kept["fitted"].items()}
+        if not self.encoders or fitted != self.modalities:
+            self.modalities = fitted
+            self.build()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location="cpu", **_) -> "MMVAE":
+        """The model of a checkpoint, in evaluation mode; plain values only are read (`weights_only=True`).
+
+        Raises:
+            InputError: naming what is wrong with the file.
+        """
+        checkpoint = read_checkpoint(Path(checkpoint_path), map_location)
+        kept = checkpoint["mmvae"]
+        config = dict(kept["config"])
+        config["modalities"] = {
+            role: from_plain(plain, Modality) for role, plain in config["modalities"].items()
+        }
+        config["fusion"] = from_plain(config["fusion"], Fusion)
+        config["objective"] = from_plain(config["objective"], Objective)
+        model = cls(**config)
+        model.data_identity = kept["data"]
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        return model.eval()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of fitted recipes, fusion and encoder weights: two models with it place a case at the same point."""
+        plain = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
+        return digest_of([plain, to_plain(self.space), self.answer_roles], self.encoders.state_dict())
+
+
+def _readout_and_distance(kept: Mapping[str, Any]) -> tuple[Readout | None, Distance]:
+    """Those of a checkpoint's entry; release 0.1 kept them by themselves."""
+    if "space" in kept:
+        space = from_plain(kept["space"], RetrievalSpace)
+        return space.readout, space.distance
+    return kept["readout"] and Readout(*kept["readout"]), kept["distance"]
+
+
+def _flat(seen: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B V"]]:
+    """Values side by side, and for each whether it was measured: an event counts as often as it has values."""
+    event = (1,) * (seen.value.dim() - seen.mask.dim())
+    mask = seen.mask.reshape(*seen.mask.shape, *event).expand(seen.value.shape)
+    return seen.value.flatten(1).float(), mask.flatten(1)
+
+
+def _stack(seen: Observation, device) -> Observation:
+    return Observation(seen.value[None].to(device), seen.mask[None].to(device))

@@ -1,0 +1,95 @@
+"""Validation retrieval during a fit: the number that early stopping watches, and the readout and distance that win by it."""
+
+import logging
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+from lightning import Callback
+
+from mmvae.case import Case
+from mmvae.latent.space import Distance, Readout, RetrievalSpace
+from mmvae.metrics.relevance import counts_as_relevant, gains, labelled
+from mmvae.metrics.scores import METRICS, score
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One way to compare posterior means, and each metric's mean over the validation cases."""
+
+    readout: Readout | None
+    distance: Distance
+    scores: dict[str, float]
+
+
+class RetrievalMonitor(Callback):
+    """Logs `val/mAP` and `val/P@5` of validation cases among themselves, answers left out, own patient excluded.
+
+    The posterior means are compared as they are and through each readout of the model, by each distance;
+    what has the best mAP becomes the model's and is stored in the checkpoint. A cohort whose validation cases
+    have no label, or in which nothing is relevant, logs `val/mAP` 0 and says so once.
+    """
+
+    def __init__(self):
+        self._means: dict[str, torch.Tensor] = {}
+        self._warned = False
+
+    def on_validation_epoch_start(self, trainer, pl_module) -> None:
+        self._means = {}
+
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        self._means.update(zip(outputs["case_ids"], outputs["mean"]))
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        means = self._gathered(trainer)
+        data = trainer.datamodule
+        cases = _comparable([case for case in data.cases("validation") if case.case_id in means], data)
+        candidates = self._candidates(pl_module, cases, means, data) if len(cases) > 1 else []
+        if not candidates and not self._warned and trainer.is_global_zero:
+            _log.warning("fewer than two labelled validation cases: val/mAP is logged as 0")
+            self._warned = True
+        scores = dict.fromkeys(METRICS, 0.0)
+        if candidates:
+            best = max(candidates, key=lambda candidate: candidate.scores["mAP"])
+            pl_module.choose_space(best.readout, best.distance)
+            scores = best.scores
+        for metric in ("mAP", "P@5"):
+            pl_module.log(
+                f"val/{metric}", scores[metric], prog_bar=True, rank_zero_only=False, sync_dist=False
+            )
+
+    def _gathered(self, trainer) -> dict[str, torch.Tensor]:
+        """Each validation case's posterior mean, of all ranks."""
+        if trainer.world_size == 1:
+            return self._means
+        parts: list[dict] = [{} for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(parts, self._means)
+        return {case_id: mean for part in parts for case_id, mean in part.items()}
+
+    def _candidates(self, model, cases: list[Case], means, data) -> list[_Candidate]:
+        z = torch.stack([means[case.case_id] for case in cases])
+        labels, patients = [case.labels for case in cases], np.array([case.patient for case in cases])
+        relevance = data.cohort.card.relevance
+        gain, others = gains(labels, labels, relevance), patients[:, None] != patients[None]
+        candidates = []
+        for readout in (None, *model.readouts(z.to(model.device))):
+            points = z if readout is None else readout(z)
+            for distance in get_args(Distance):
+                apart = RetrievalSpace(distance=distance).distances(points, points).numpy()
+                value, _ = score(apart, gain, others, counts_as_relevant(relevance))
+                candidates.append(_Candidate(readout, distance, value.mean()))
+        return candidates
+
+
+def _comparable(cases: list[Case], data) -> list[Case]:
+    """Those with the labels that relevance is made of."""
+    relevance = data.cohort.card.relevance
+    if not relevance:
+        return []
+    known = labelled([case.labels for case in cases], relevance)
+    return [case for case, is_labelled in zip(cases, known) if is_labelled]

@@ -1,0 +1,108 @@
+"""What a training step leaves to chance: which of a case's roles are seen, which are scored, and the noise."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmvae.seeds import seed_of
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One draw for a batch, a row a subset (N = B × subsets, a case's side by side).
+
+    Args:
+        visible: Which roles the posterior is formed from.
+        share: By how much a role's log-likelihood under this subset counts: 0 is not decoded; its expected mean over a case's subsets is 1.
+        noise: Standard normal, so many draws as the objective takes.
+        halves: Of each case's encoded roles two disjoint parts (B, M), none empty; both empty where fewer than two are encoded.
+    """
+
+    visible: Bool[Tensor, "N M"]
+    share: Float[Tensor, "N M"]
+    noise: Float[Tensor, "N S D"]
+    halves: tuple[Bool[Tensor, "B M"], Bool[Tensor, "B M"]]
+
+
+def _halves(encoded: Bool[Tensor, " M"], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A random cut through a random order of the encoded roles."""
+    order = torch.rand(len(encoded), generator=generator).masked_fill(~encoded, 2.0).argsort().argsort()
+    count = int(encoded.sum())
+    cut = 1 + int(torch.rand(1, generator=generator) * max(1, count - 1)) if count > 1 else 0
+    first = encoded & (order < cut)
+    return first, encoded & ~first & (cut > 0)
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Draws visible subsets, keyed by case and epoch, so that two processes see what one would.
+
+    Args:
+        chance: Of each role to be encoded in a training step.
+        answer: Which roles see answers: scored under each subset in training, never visible outside it.
+        subsets: Visible subsets drawn of each case in a training step.
+        scored: Chance of a role that is no answer role to be scored in a training step.
+        seed: Of all draws.
+    """
+
+    chance: tuple[float, ...]
+    answer: tuple[bool, ...]
+    subsets: int
+    scored: float
+    seed: int
+
+    def _generators(self, case_ids: Sequence[str], epoch: int) -> Iterator[torch.Generator]:
+        for case_id in case_ids:
+            yield torch.Generator().manual_seed(seed_of("step", self.seed, case_id, epoch))
+
+    def training(
+        self, case_ids: Sequence[str], present: Bool[Tensor, "B M"], samples: int, latent_dim: int, epoch: int
+    ) -> Drawn:
+        """Each present role is visible by its chance; where none is drawn, one of the present is.
+
+        A role that is no answer role is scored under one of the subsets, as often as `scored` says.
+        """
+        chance, answer, subsets = torch.tensor(self.chance), torch.tensor(self.answer), self.subsets
+        visible, share, noise, halves = [], [], [], []
+        for here, generator in zip(present.cpu(), self._generators(case_ids, epoch)):
+            for _ in range(subsets):
+                drawn = (torch.rand(len(chance), generator=generator) < chance) & here
+                fallback = torch.rand(len(chance), generator=generator) * here * (chance > 0)
+                if not drawn.any() and here.any():
+                    drawn[(fallback if fallback.any() else here.float()).argmax()] = True
+                visible.append(drawn)
+                noise.append(torch.randn(samples, latent_dim, generator=generator))
+            once = torch.arange(subsets)[:, None] == torch.randint(subsets, answer.shape, generator=generator)
+            decoded = torch.rand(answer.shape, generator=generator) < self.scored
+            share.append(torch.where(answer, 1.0, once * decoded * (subsets / self.scored)))
+            halves.append(_halves(torch.stack(visible[-subsets:]).any(0), generator))
+        return Drawn(
+            torch.stack(visible).to(present.device),
+            torch.cat(share).to(present.device),
+            torch.stack(noise).to(present.device),
+            _stacked(halves, present.device),
+        )
+
+    def evaluation(
+        self, case_ids: Sequence[str], present: Bool[Tensor, "B M"], samples: int, latent_dim: int
+    ) -> Drawn:
+        """All present roles but the answer roles are visible, all are scored; the noise is the same at every epoch."""
+        visible = present & ~torch.tensor(self.answer, device=present.device)
+        noise, halves = [], []
+        for here, generator in zip(visible.cpu(), self._generators(case_ids, -1)):
+            noise.append(torch.randn(samples, latent_dim, generator=generator))
+            halves.append(_halves(here, generator))
+        return Drawn(
+            visible,
+            torch.ones_like(present).float(),
+            torch.stack(noise).to(present.device),
+            _stacked(halves, present.device),
+        )
+
+
+def _stacked(halves: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    first, second = zip(*halves)
+    return torch.stack(first).to(device), torch.stack(second).to(device)

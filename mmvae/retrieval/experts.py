@@ -1,0 +1,55 @@
+"""The experts of many cases as arrays; no model and no Lightning is needed to form points from them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from mmvae.latent.gaussian import Gaussian
+from mmvae.latent.space import RetrievalSpace
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Experts of N cases: mean and logvar (N, M, D), present (N, M), and whose they are.
+
+    Args:
+        roles: Axis M, in the model's order.
+        answer_roles: Those of them that see answers.
+        case_ids: Axis N.
+        mean: Of each role's Gaussian; anything where it is not present.
+        logvar: Its log-variance.
+        present: Whether the case has the role.
+    """
+
+    roles: tuple[str, ...]
+    answer_roles: tuple[str, ...]
+    case_ids: tuple[str, ...]
+    mean: Float[np.ndarray, "N M D"]
+    logvar: Float[np.ndarray, "N M D"]
+    present: Bool[np.ndarray, "N M"]
+
+    @property
+    def query_roles(self) -> tuple[str, ...]:
+        """All roles but the answer roles."""
+        return tuple(role for role in self.roles if role not in self.answer_roles)
+
+    def having(self, using: Iterable[str]) -> Bool[np.ndarray, "N M"]:
+        """Which of these roles each case has."""
+        wanted = set(using)
+        return self.present & np.array([role in wanted for role in self.roles])
+
+    def points(self, space: RetrievalSpace, present: Bool[np.ndarray, "N M"]) -> Float[np.ndarray, "N U"]:
+        """Where the roles marked present put each case; the prior's point where none is."""
+        gaussian = Gaussian(torch.from_numpy(self.mean), torch.from_numpy(self.logvar))
+        with torch.no_grad():
+            return space.points(gaussian, torch.from_numpy(np.ascontiguousarray(present))).numpy()
+
+    def rows(self, index: Sequence[int] | np.ndarray) -> "Experts":
+        """The experts of these rows."""
+        ids = tuple(np.array(self.case_ids, dtype=object)[index])
+        return replace(
+            self, case_ids=ids, mean=self.mean[index], logvar=self.logvar[index], present=self.present[index]
+        )

@@ -1,0 +1,99 @@
+"""A query by example: a case of the archive, of a cohort, or a study as it came."""
+
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mmvae.case import Case, Lesion, PointMM, Value
+from mmvae.cohort import Cohort
+from mmvae.errors import EmptyQuery, InputError
+from mmvae.identity.vault import Vault
+from mmvae.ingest.study import scan_dicom
+from mmvae.model import MMVAE
+from mmvae.retrieval.archive import Archive
+from mmvae.retrieval.embed import embed
+from mmvae.retrieval.experts import Experts
+
+
+@dataclass(frozen=True)
+class Query:
+    """The experts of one case, and the patient whose cases are no neighbours (None: nobody's are left out)."""
+
+    experts: Experts
+    patient: str | None = None
+
+
+def query_from_archive(archive: Archive, case_id: str) -> Query:
+    """A case that the archive holds.
+
+    Raises:
+        InputError: where it does not.
+    """
+    if case_id not in archive.experts.case_ids:
+        raise InputError(
+            f"the index holds no case {case_id!r} (it holds {len(archive)}); name the cohort to query by a case of it",
+            "case",
+        )
+    row = archive.experts.case_ids.index(case_id)
+    return Query(archive.experts.rows(np.array([row])), archive.facts[row].patient)
+
+
+def query_from_cohort(model: MMVAE, cohort: Cohort, case: Case) -> Query:
+    """A case that the archive need not hold; the model is the index's own."""
+    return Query(embed(model, cohort, [case]), case.patient)
+
+
+def query_from_folder(
+    model: MMVAE,
+    folder: Path,
+    lesion: PointMM | None = None,
+    report: Path | None = None,
+    record: Mapping[str, Value] = {},
+    jobs: int = 1,
+) -> Query:
+    """A DICOM study in a folder; it is scanned under a key that is forgotten at the end (FORMATS: Identity).
+
+    Args:
+        model: The index's own.
+        folder: Of one study.
+        lesion: Its point in patient LPS mm.
+        report: The report's text, UTF-8.
+        record: Fields to add to what the header says.
+        jobs: Processes that read.
+
+    Raises:
+        EmptyQuery: where nothing in the folder can be used.
+        InputError: where it holds several studies, or the report cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) / "query"
+        if report is not None:
+            _refuse_unreadable(report)
+        vault = Vault(Path(temporary), secrets.token_bytes(32))
+        summary = scan_dicom(folder, root, jobs=jobs, vault=vault, reports=report)
+        if not summary.cases:
+            why = ", ".join(sorted({s.code for s in summary.skipped})) or "no file"
+            raise EmptyQuery(
+                f"nothing in the study folder can be used ({why}); expected a DICOM study with images"
+            )
+        cohort = Cohort.load(root)
+        if len({case.case_id.split("-")[0] for case in cohort.cases}) > 1:
+            raise InputError(f"the folder holds {len(cohort.cases)} studies; expected one", "case")
+        case = cohort.cases[0]
+        if lesion is not None:
+            case = replace(case, lesion=Lesion(lesion), frame_mm=lesion, frame_from="lesion")
+        case = replace(case, record={**case.record, **record})
+        return query_from_cohort(model, replace(cohort, cases=(case,)), case)
+
+
+def _refuse_unreadable(report: Path) -> None:
+    try:
+        report.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{report.name}: not readable UTF-8 text ({type(error).__name__})", "report"
+        ) from error

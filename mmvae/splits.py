@@ -1,0 +1,139 @@
+"""Training, validation and test patients: one split or folds (`splits.json`)."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmvae.case import Case
+from mmvae.errors import InputError
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Patients of one split; no patient stands in two of its lists."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def part(self, name: str) -> tuple[str, ...]:
+        """The patients of `train`, `validation` or `test`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """One split, or folds, by patient (`splits.json`)."""
+
+    folds: tuple[Split, ...]
+    single: bool = True
+    group: str = "patient"
+    seed: int = 0
+
+    def __post_init__(self):
+        for number, split in enumerate(self.folds):
+            part_of: dict[str, str] = {}
+            for name in PARTS:
+                for patient in split.part(name):
+                    if part_of.setdefault(patient, name) != name:
+                        raise InputError(
+                            f"splits.json: {self.group} {patient} stands in both {part_of[patient]} and {name} of fold "
+                            f"{number}; a {self.group} belongs to one list. Draw the splits again with `mmvae scan`."
+                        )
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> "Splits":
+        """What `plain` gave.
+
+        Raises:
+            InputError: where a list is missing, or a patient stands in two.
+        """
+        folds = plain.get("folds") or [plain]
+        if any(name not in fold for fold in folds for name in PARTS):
+            raise InputError("splits.json: expected the lists train, validation and test, or folds of them")
+        splits = tuple(Split(*(tuple(fold[name]) for name in PARTS)) for fold in folds)
+        return cls(splits, "folds" not in plain, plain.get("group", "patient"), plain.get("seed", 0))
+
+    def fold(self, number: int | None) -> Split:
+        """The split with this number; None is the only one."""
+        if number is None and not self.single:
+            raise InputError(
+                f"splits.json holds {len(self.folds)} folds and data.fold is not set; give one of 0…{len(self.folds) - 1}",
+                "fold",
+            )
+        if number is not None and not 0 <= number < len(self.folds):
+            raise InputError(
+                f"data.fold is {number}; splits.json holds folds 0…{len(self.folds) - 1}", "fold"
+            )
+        return self.folds[number or 0]
+
+    def plain(self) -> dict[str, Any]:
+        """As written to `splits.json`."""
+        folds = [asdict(split) for split in self.folds]
+        head = {"group": self.group, "seed": self.seed}
+        return {**head, **folds[0]} if self.single else {**head, "folds": folds}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON; goes into checkpoints and rows."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
+
+    def refuse_another_cohort_s(self, cases: Iterable[Case]) -> None:
+        """Raises an InputError where the splits name none of the cohort's patients: a file of another cohort."""
+        patients = {case.patient for case in cases}
+        named = {patient for split in self.folds for name in PARTS for patient in split.part(name)}
+        if not patients & named:
+            raise InputError(
+                f"splits.json names {len(named)} patients and none of the cohort's {len(patients)}: it belongs to another cohort"
+            )
+
+
+def draw_splits(
+    patients: Sequence[str], sizes: Sequence[int] | None = None, folds: int | None = None, seed: int = 0
+) -> Splits:
+    """Splits by patient: shuffled by `seed`, then 60/15/25 %, the given sizes, or folds.
+
+    Args:
+        patients: Pseudonyms; repeated ones count once.
+        sizes: Numbers of training, validation and test patients; the rest belongs to no list.
+        folds: Number of folds: fold i tests on part i, validates on part i + 1 and trains on the rest.
+        seed: Of the order.
+
+    Raises:
+        InputError: where there are too few patients.
+
+    >>> split = draw_splits(["p1", "p2", "p3", "p4"], sizes=(2, 1, 1)).fold(None)
+    >>> len(split.train), len(split.validation), len(split.test)
+    (2, 1, 1)
+    """
+    order = list(dict.fromkeys(patients))
+    random.Random(seed).shuffle(order)
+    if folds is not None:
+        return _folds(order, folds, seed)
+    if sizes is None:
+        train, validation = round(0.6 * len(order)), round(0.15 * len(order))
+        sizes = (train, validation, len(order) - train - validation)
+    if len(sizes) != 3 or sum(sizes) > len(order) or min(sizes) < 0:
+        raise InputError(
+            f"splits are {','.join(map(str, sizes))}; expected three numbers with a sum of at most {len(order)}, the patients found",
+            "splits",
+        )
+    a, b = sizes[0], sizes[0] + sizes[1]
+    return Splits((Split(tuple(order[:a]), tuple(order[a:b]), tuple(order[b : b + sizes[2]])),), seed=seed)
+
+
+def _folds(order: Sequence[str], count: int, seed: int) -> Splits:
+    if not 3 <= count <= len(order):
+        raise InputError(f"folds are {count}; expected 3…{len(order)}, the number of patients found", "folds")
+    parts = [tuple(order[i::count]) for i in range(count)]
+    splits = []
+    for i in range(count):
+        following = (i + 1) % count
+        rest = tuple(p for j in range(count) if j not in (i, following) for p in parts[j])
+        splits.append(Split(rest, parts[following], parts[i]))
+    return Splits(tuple(splits), single=False, seed=seed)
