@@ -122,7 +122,7 @@ def read_card(plain: Mapping[str, Any]) -> Card:
     return Card(**known)
 
 
-def read_field(name: str, plain: Mapping[str, Any]) -> Field:
+def read_field(name: str, plain: Any) -> Field:
     """A record field as `Field.plain` gave it."""
     if not isinstance(plain, Mapping) or plain.get("type") not in ("number", "category"):
         raise InputError(f"the record field {name!r} is {plain!r}; expected its type, number or category")
@@ -131,7 +131,7 @@ def read_field(name: str, plain: Mapping[str, Any]) -> Field:
     return Field("category", None, tuple(map(str, plain.get("values", ()))))
 
 
-def read_relevance(plain: Iterable[Mapping[str, Any]]) -> tuple[Relevance, ...]:
+def read_relevance(plain: Iterable[Any]) -> tuple[Relevance, ...]:
     """Graded relevance as a card or a MAP holds it: `[{gain: 2, same: [histology]}, …]`, the first match counts."""
     levels = []
     for level in plain:

@@ -1,8 +1,11 @@
 """What several tests share: a small phantom cohort, a model trained on it, real data where `$MMVAE_DATA` names it."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmvae.cohort import Cohort
@@ -63,6 +66,52 @@ def trained(phantom, tmp_path_factory) -> Path:
         main(["fit", "-c", str(folder / "fit.yaml"), "--trainer.default_root_dir", str(folder / "run")]) == 0
     )
     return folder / "run" / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def embedding(trained, phantom, tmp_path_factory):
+    """The phantom's forty cases, embedded by the trained model."""
+    from mmvae.cli import main
+    from mmvae.retrieval.embedding import Embedding
+
+    out = tmp_path_factory.mktemp("embedding") / "e"
+    assert main(["embed", "--checkpoint", str(trained), "--cohort", str(phantom), "--out", str(out)]) == 0
+    return Embedding.load(out)
+
+
+@pytest.fixture
+def index(embedding, tmp_path):
+    """A fresh index of them."""
+    from mmvae.retrieval.index import Index
+
+    return Index.build(embedding, tmp_path / "index")
+
+
+@pytest.fixture
+def part(embedding, tmp_path):
+    """`part(rows, name)`: the folder of an embedding of some of the cases."""
+
+    def write(rows: list[int], name: str) -> Path:
+        out = tmp_path / name
+        shutil.copytree(embedding.root, out)
+        meta = json.loads((out / "meta.json").read_text())
+        meta["facts"] = [meta["facts"][row] for row in rows]
+        (out / "meta.json").write_text(json.dumps(meta))
+        with np.load(out / "experts.npz") as kept:
+            np.savez(out / "experts.npz", **{name: kept[name][rows] for name in kept.files})
+        return out
+
+    return write
+
+
+@pytest.fixture
+def release_0_1(tmp_path) -> Path:
+    """A cohort with its vault, a checkpoint, an embedding and an index as release 0.1 wrote them."""
+    folder = tmp_path / "release_0_1"
+    shutil.copytree(Path(__file__).parent / "fixtures" / "release_0_1", folder)
+    for room in ("embedding", "index"):
+        shutil.copyfile(folder / "model.ckpt", folder / room / "model.ckpt")
+    return folder
 
 
 @pytest.fixture

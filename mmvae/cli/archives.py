@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mmvae.cli.commands import Commands, bar, triple
+from mmvae.cli.commands import Commands, add_trust, bar, triple
 
 
 def add_to(commands: Commands) -> None:
@@ -16,6 +16,7 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--cohort", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--as", dest="table", choices=["parquet"])
+    add_trust(p)
 
     p = commands.add("index", _index, "build, add to, remove from, rebuild or look at an index")
     p.add_argument("action", choices=["build", "add", "remove", "rebuild", "info"])
@@ -24,6 +25,7 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--index", type=Path)
     p.add_argument("--checkpoint", type=Path)
     p.add_argument("--cohort", type=Path)
+    add_trust(p)
 
     p = commands.add("search", _search, "the cases most like this one")
     p.add_argument("--index", type=Path, required=True)
@@ -43,6 +45,11 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--archive", choices=["matched", "joint", "with_answers"], default="matched")
     p.add_argument("--engine", choices=["auto", "exact", "usearch"], default="auto")
     p.add_argument("--json", action="store_true")
+    add_trust(p)
+
+    p = commands.add("migrate", _migrate, "an index or embedding of an earlier release → this one's form")
+    p.add_argument("path", type=Path)
+    add_trust(p)
 
 
 def _embed(a) -> int:
@@ -113,10 +120,17 @@ def _index(a) -> int:
             "distance": archive.space.distance,
             "roles": provenance.roles,
             "answer_roles": provenance.answer_roles,
-            "generation": index.generation(),
+            "generation": archive.generation,
             "cohort": provenance.cohort,
         }
         print(json.dumps(shown, indent=1))
+    return 0
+
+
+def _migrate(a) -> int:
+    from mmvae.custody.migrate import migrate
+
+    print(migrate(a.path))
     return 0
 
 

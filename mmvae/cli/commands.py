@@ -22,6 +22,21 @@ class Commands:
         self._subparsers.add_parser(name, help=text, add_help=False)
 
 
+class _Trust(argparse.Action):
+    """Lets files name classes of the module that the user names."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        from mmvae.plain import trust
+
+        trust(str(values))
+
+
+def add_trust(command: argparse.ArgumentParser) -> None:
+    """`--trust MODULE`, as often as needed."""
+    text = "let files name classes of this module too, beyond mmvae and installed plugins"
+    command.add_argument("--trust", action=_Trust, metavar="MODULE", help=text)
+
+
 def flag_of(command: argparse.ArgumentParser, field: str | None) -> str:
     """How a command calls a field of the library: its long flag, or its position's name; "" where it has none."""
     for action in command._actions:

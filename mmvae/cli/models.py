@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmvae.cli.commands import Commands
+from mmvae.cli.commands import Commands, add_trust
 
 
 def add_to(commands: Commands) -> None:
@@ -12,6 +12,7 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--cohort", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--relevance", help="one target instead of the card's graded list")
+    add_trust(p)
 
     p = commands.add(
         "show", _show, "what each plugin sees of a case, and each modality decoded from the others"
@@ -21,6 +22,7 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--checkpoint", type=Path)
     p.add_argument("--from", dest="sources", help="roles to decode from, e.g. t1,t2")
     p.add_argument("--out", type=Path, default=Path("show.html"))
+    add_trust(p)
 
 
 def _evaluate(a) -> int:

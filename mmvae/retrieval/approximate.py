@@ -68,7 +68,7 @@ def nearest(archive: Archive, point: Float[np.ndarray, " U"], k: int) -> list[in
     """Keys of approximately the k nearest cases by stored point; builds the graph where it is not this moment's."""
     from usearch.index import Index as Graph
 
-    path = archive.root / f"points-{archive.state}.usearch"
+    path = archive.root / f"points-{archive.moment}.usearch"
     if path.is_file():
         graph: Any = Graph.restore(os.fspath(path))
     else:

@@ -18,7 +18,8 @@ class Archive:
 
     Args:
         root: The index's folder, where what is derived from a moment may be kept.
-        state: Names the moment: it differs whenever anything in the index does.
+        build: Names the index as it was built.
+        generation: How many changes it has seen since.
         provenance: Of the vectors.
         keys: SQLite's, from 1, ascending.
         facts: Of each case.
@@ -27,7 +28,8 @@ class Archive:
     """
 
     root: Path
-    state: str
+    build: str
+    generation: int
     provenance: Provenance
     keys: Int[np.ndarray, " N"]
     facts: tuple[Facts, ...]
@@ -38,6 +40,11 @@ class Archive:
     def space(self) -> RetrievalSpace:
         """Forms points and compares them."""
         return self.provenance.space
+
+    @property
+    def moment(self) -> str:
+        """Names this moment: it differs whenever anything in the index does."""
+        return f"{self.build}-{self.generation}"
 
     def __len__(self) -> int:
         return len(self.facts)

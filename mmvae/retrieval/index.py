@@ -126,11 +126,6 @@ class Index:
         with self._reading() as db:
             return db.execute("SELECT count(*) FROM cases").fetchone()[0]
 
-    def generation(self) -> int:
-        """How many changes it has seen."""
-        with self._reading() as db:
-            return int(self._value(db, "generation"))
-
     def snapshot(self) -> Archive:
         """All that a search needs, read in one transaction; the last one is kept and given again while nothing has changed.
 
@@ -140,19 +135,21 @@ class Index:
         with self._reading() as db:
             meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
             build = str(meta.get("build", "unnamed"))  # an index of release 0.1 has no name of its own
-            state = f"{build if build.isalnum() else 'unnamed'}-{int(meta['generation'])}"
-            if self._last is None or self._last.state != state:
-                self._last = self._archive(db, meta, state)
-            return self._last
+            build, generation = build if build.isalnum() else "unnamed", int(meta["generation"])
+            last = self._last
+            if last is None or (last.build, last.generation) != (build, generation):
+                last = self._last = self._archive(db, Provenance.read(meta), build, generation)
+            return last
 
-    def _archive(self, db: sqlite3.Connection, meta: dict[str, Any], state: str) -> Archive:
-        provenance = Provenance.read(meta)
+    def _archive(
+        self, db: sqlite3.Connection, provenance: Provenance, build: str, generation: int
+    ) -> Archive:
         cases = db.execute("SELECT id, case_id, facts, mean FROM cases ORDER BY id").fetchall()
         facts = tuple(Facts.read(json.loads(text)) for _, _, text, _ in cases)
         keys = np.array([key for key, *_ in cases], np.int64)
         points = _vectors([blob for *_, blob in cases], "points")
         experts = _experts(db, provenance, keys, tuple(case_id for _, case_id, _, _ in cases))
-        return Archive(self.root, state, provenance, keys, facts, experts, points)
+        return Archive(self.root, build, generation, provenance, keys, facts, experts, points)
 
     def _fill(self, embedding: Embedding) -> None:
         with self._changing() as db:

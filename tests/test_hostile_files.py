@@ -1,0 +1,306 @@
+"""A checkpoint, an embedding, an index or a MAP of a stranger: nothing that it names is run, and the refusal is one line."""
+
+import importlib
+import json
+import pickle
+import sqlite3
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmvae.cli import main
+from mmvae.errors import InputError
+from mmvae.model import MMVAE
+from mmvae.retrieval.embedding import Embedding
+from mmvae.retrieval.index import Index
+
+HOSTILE = ["a command", "a module", "a class of another kind", "through a trusted module", "nested"]
+
+
+@pytest.fixture
+def marker(tmp_path, monkeypatch) -> Path:
+    """A file that appears where an attack succeeds; a module that makes it lies in the working folder, as pickles do."""
+    path = tmp_path / "ran"
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    (desk / "stranger.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from pathlib import Path\n"
+        "from mmvae.latent.fusion import TemperedPoE\n"
+        f"Path({str(path)!r}).touch()\n"
+        "@dataclass(frozen=True)\nclass Fusion(TemperedPoE):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(desk)
+    monkeypatch.chdir(desk)
+    yield path
+    sys.modules.pop("stranger", None)
+
+
+def attack(kind: str, marker: Path) -> dict:
+    """Plain values that would leave the marker if they were believed."""
+    command = {"class_path": "os.system", "init_args": {"command": f"touch {marker}"}}
+    return {
+        "a command": command,
+        "a module": {"class_path": "stranger.Fusion", "init_args": {}},
+        "a class of another kind": {"class_path": "mmvae_clinical.Clinical", "init_args": {}},
+        "through a trusted module": {
+            "class_path": "mmvae.atomic.os.system",
+            "init_args": command["init_args"],
+        },
+        "nested": {"class_path": "mmvae.latent.fusion.MomentMatched", "init_args": {"rule": command}},
+    }[kind]
+
+
+def run_as_it_says(plain: dict) -> object:
+    """What a loader does that believes a file."""
+    for value in plain["init_args"].values():
+        if isinstance(value, dict):
+            return run_as_it_says(value)
+    module, name = plain["class_path"].removeprefix("mmvae.atomic.").rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)(*plain["init_args"].values())
+
+
+@pytest.mark.parametrize("kind", ["a command", "a module", "through a trusted module", "nested"])
+def test_the_attacks_work_on_a_loader_that_believes_them(kind, marker):
+    run_as_it_says(attack(kind, marker))
+    assert marker.exists()
+
+
+def refused(marker: Path, capsys, *arguments) -> str:
+    """The command's only line on standard error; its status is 1 and nothing ran."""
+    capsys.readouterr()
+    assert main([str(word) for word in arguments]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("mmvae: ")
+    assert not marker.exists()
+    return lines[0]
+
+
+@pytest.mark.parametrize("key", ["space", "fusion"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_index_runs_nothing_that_it_names(kind, key, release_0_1, marker, capsys):
+    index = release_0_1 / "index"
+    main(["migrate", str(index)])
+    space = {"class_path": "mmvae.latent.space.RetrievalSpace", "init_args": {"rule": attack(kind, marker)}}
+    value = space if key == "space" else attack(kind, marker)
+    with sqlite3.connect(index / "index.sqlite") as db:
+        db.execute("DELETE FROM meta WHERE key = 'space'")
+        db.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+    db.close()
+    case_id = json.loads((release_0_1 / "cohort" / "cases.jsonl").read_text().splitlines()[0])["case_id"]
+    refused(marker, capsys, "search", "--index", index, "--case", case_id)
+    refused(marker, capsys, "index", "info", "--index", index)
+    refused(marker, capsys, "migrate", index)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_embedding_runs_nothing_that_it_names(kind, release_0_1, marker, capsys):
+    meta = json.loads((release_0_1 / "embedding" / "meta.json").read_text())
+    meta["fusion"] = attack(kind, marker)
+    (release_0_1 / "embedding" / "meta.json").write_text(json.dumps(meta))
+    refused(marker, capsys, "index", "build", release_0_1 / "embedding", "--out", release_0_1 / "new")
+    refused(marker, capsys, "index", "add", release_0_1 / "embedding", "--index", release_0_1 / "index")
+    assert not (release_0_1 / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["fusion", "objective", "modalities", "fitted", "space"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_checkpoint_runs_nothing_that_it_names(kind, place, release_0_1, marker, capsys):
+    if kind == "a class of another kind" and place in ("modalities", "fitted"):
+        pytest.skip("a modality is the kind that is wanted here")
+    path = release_0_1 / "model.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    entry, hostile = checkpoint["mmvae"], attack(kind, marker)
+    if place in ("fusion", "objective"):
+        entry["config"][place] = hostile
+    elif place == "space":
+        entry["space"] = hostile
+    else:
+        (entry["config"][place] if place == "modalities" else entry[place])["clinical"] = hostile
+    torch.save(checkpoint, path)
+    cohort = release_0_1 / "cohort"
+    refused(marker, capsys, "embed", "--checkpoint", path, "--cohort", cohort, "--out", release_0_1 / "e")
+    refused(marker, capsys, "evaluate", "--checkpoint", path, "--cohort", cohort, "--out", release_0_1 / "v")
+    refused(marker, capsys, "show", Index.open(release_0_1 / "index").snapshot().facts[0].case_id, "--cohort", cohort, "--checkpoint", path)  # fmt: skip
+    assert not (release_0_1 / "e").exists() and not (release_0_1 / "v").exists()
+
+
+class _Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def test_a_pickle_for_a_checkpoint_is_refused(release_0_1, marker, capsys):
+    path = release_0_1 / "model.ckpt"
+    torch.save({"mmvae": _Touch(marker)}, path)
+    pickle.loads(pickle.dumps(_Touch(marker)))
+    assert marker.exists()  # the attack works on a loader that believes it
+    marker.unlink()
+    refused(
+        marker,
+        capsys,
+        "embed",
+        "--checkpoint",
+        path,
+        "--cohort",
+        release_0_1 / "cohort",
+        "--out",
+        release_0_1 / "e",
+    )
+
+
+def test_pickled_arrays_for_an_embedding_are_refused(release_0_1, marker, capsys):
+    path = release_0_1 / "embedding" / "experts.npz"
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    np.savez(path, **{**arrays, "mean": np.array([_Touch(marker)], dtype=object)})
+    with np.load(path, allow_pickle=True) as kept:
+        kept["mean"]
+    assert marker.exists()
+    marker.unlink()
+    refused(marker, capsys, "index", "build", release_0_1 / "embedding", "--out", release_0_1 / "new")
+
+
+def test_a_class_is_made_once_its_module_is_trusted(release_0_1, marker, capsys, monkeypatch):
+    monkeypatch.setattr("mmvae.plain._trusted", set())
+    path = release_0_1 / "model.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["mmvae"]["config"]["fusion"] = attack("a module", marker)
+    torch.save(checkpoint, path)
+    words = ["embed", "--checkpoint", path, "--cohort", release_0_1 / "cohort", "--out", release_0_1 / "e"]
+    line = refused(marker, capsys, *words)
+    assert line.startswith("mmvae: --trust: ") and "stranger" in line
+    with pytest.raises(InputError, match="neither part of mmvae nor of an installed plugin"):
+        MMVAE.load_from_checkpoint(path)
+    assert main([*map(str, words), "--trust", "stranger"]) == 0
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON cases BEGIN DELETE FROM experts; END",
+        "CREATE VIEW v AS SELECT * FROM cases",
+        "CREATE TABLE more (x)",
+        "DROP TABLE experts",
+    ],
+)
+def test_an_index_with_more_or_less_than_its_tables_is_refused(statement, release_0_1, marker, capsys):
+    index = release_0_1 / "index"
+    with sqlite3.connect(index / "index.sqlite") as db:
+        db.execute(statement)
+    db.close()
+    assert "found or missing" in refused(marker, capsys, "index", "info", "--index", index)
+    refused(marker, capsys, "index", "add", release_0_1 / "embedding", "--index", index)
+    refused(marker, capsys, "index", "remove", "x", "--index", index)
+
+
+def test_a_name_from_the_index_is_no_path(release_0_1, marker, capsys):
+    """The moment of an index names a cache file; one that a stranger wrote may not lead out of the folder."""
+    index = release_0_1 / "index"
+    with sqlite3.connect(index / "index.sqlite") as db:
+        db.execute("INSERT INTO meta VALUES ('build', ?)", (json.dumps("../../ran"),))
+    db.close()
+    assert "/" not in Index.open(index).snapshot().moment
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("meta", "value", "not JSON"),
+        ("meta", "value", "[1]"),
+        ("cases", "facts", "[]"),
+        ("cases", "facts", '{"case_id": 3, "patient": "p"}'),
+        ("cases", "facts", '{"case_id": "c", "patient": "p", "record": {"age": [1]}}'),
+        ("cases", "mean", b"odd"),
+        ("cases", "mean", "words"),
+        ("experts", "logvar", b"\0" * 4),
+        ("experts", "mean", b""),
+        ("experts", "role", "stranger"),
+    ],
+)
+def test_a_damaged_row_is_a_clear_refusal(table, column, value, release_0_1, marker, capsys):
+    index = release_0_1 / "index"
+    key = {"meta": "key", "cases": "id", "experts": "id"}[table]
+    with sqlite3.connect(index / "index.sqlite") as db:
+        chosen = db.execute(f"SELECT {key} FROM {table} LIMIT 1").fetchone()[0]
+        if table == "meta":
+            chosen = "roles"
+        which = " AND role = 'clinical'" if table == "experts" else ""
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?{which}", (value, chosen))
+    db.close()
+    refused(marker, capsys, "index", "info", "--index", index)
+
+
+def test_what_is_no_database_is_refused(release_0_1, marker, capsys):
+    (release_0_1 / "index" / "index.sqlite").write_bytes(b"SQLite format 3\0" + b"x" * 4000)
+    assert "damaged or no database" in refused(
+        marker, capsys, "index", "info", "--index", release_0_1 / "index"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: meta.pop("facts"),
+        lambda meta: meta.update(facts=[3]),
+        lambda meta: meta.update(roles="clinical"),
+        lambda meta: meta.update(roles=["clinical"]),
+        lambda meta: meta.update(answer_roles=["nobody"]),
+        lambda meta: meta.pop("fingerprint"),
+        lambda meta: meta.pop("fusion"),
+        lambda meta: meta.update(fields={"age_years": "years"}),
+        lambda meta: meta.update(groups={"images": 3}),
+        lambda meta: meta["facts"].pop(),
+    ],
+)
+def test_a_damaged_embedding_is_a_clear_refusal(change, release_0_1, marker, capsys):
+    path = release_0_1 / "embedding" / "meta.json"
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+    refused(marker, capsys, "index", "build", release_0_1 / "embedding", "--out", release_0_1 / "new")
+    with pytest.raises(InputError):
+        Embedding.load(release_0_1 / "embedding")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key: !!python/object/apply:os.system ['touch {marker}']",
+        "key: !!python/object/new:subprocess.Popen [['touch', '{marker}']]",
+        "key: Patient\nassets: [{kind: t2, file: !!python/name:os.system ''}]",
+    ],
+)
+def test_a_map_runs_nothing_that_it_names(text, tmp_path, marker, capsys):
+    import yaml
+
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("a")
+    (source / "records.csv").write_text("Patient,age\nP1,30\n")
+    (source / "map.yaml").write_text(text.replace("{marker}", str(marker)))
+    hostile = yaml.unsafe_load((source / "map.yaml").read_text())
+    assert (
+        marker.exists() or "os.system" not in text or hostile["assets"]
+    )  # the attacks work on an unsafe loader
+    marker.unlink(missing_ok=True)
+    refused(marker, capsys, "scan", source, "--out", tmp_path / "c", "--map", source / "map.yaml", "--records", source / "records.csv")  # fmt: skip
+
+
+def test_a_template_of_a_map_reaches_no_attribute(tmp_path, marker, capsys):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("a")
+    (source / "records.csv").write_text("Patient,age\nP1,30\n")
+    (source / "map.yaml").write_text(
+        "key: Patient\nassets: [{kind: report, file: '{Patient.__class__.__mro__}'}]\n"
+    )
+    assert "no column" in refused(marker, capsys, "scan", source, "--out", tmp_path / "c", "--map", source / "map.yaml",
+                                  "--records", source / "records.csv")  # fmt: skip
