@@ -80,7 +80,7 @@ def estimate(value: Float[np.ndarray, " P"], chance: Float[np.ndarray, " P"], se
     """Mean over the patients for whom the value is defined, with the 95 % percentile interval of resampled patients.
 
     With few patients the interval is somewhat too narrow, as percentile intervals are: of n = 30 it holds the true mean in
-    about 93 to 94 % of samples (tests/test_metrics.py simulates it).
+    about 93 % of samples (tests/test_metrics.py simulates it).
 
     >>> estimate(np.array([0.2, 0.4, np.nan]), np.array([0.1, 0.1, np.nan])).n
     2
