@@ -25,7 +25,7 @@ def clustered(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,9 @@
 """k-NN on each real cohort: every feature table, and, fold by fold, the one that is best by validation."""
 
+from collections.abc import Mapping
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from mmvae_clinical import Clinical
 from mmvae_report import Report
 from sklearn.decomposition import PCA
@@ -9,12 +11,17 @@ from sklearn.decomposition import PCA
 from benchmarks import neighbours
 from benchmarks.benches import Bench
 from mmvae.blocks.geometry import load_nifti
+from mmvae.case import Relevance
 from mmvae.cohort import Cohort
+from mmvae.data import CaseDataset
 from mmvae.discovery import kind_of
-from mmvae.evaluation.evaluate import Ranking, pool
-from mmvae.latent.fusion import PoE
+from mmvae.evaluation.evaluate import pool
+from mmvae.evaluation.ranking import Ranking
+from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.estimates import PerPatient
 from mmvae.metrics.relevance import labelled
+from mmvae.modality import TrainingViews
+from mmvae.splits import Split
 
 Features = Float[np.ndarray, "N F"]
 
@@ -40,21 +47,21 @@ def native_histograms(cohort: Cohort, bench: Bench, series: tuple[str, ...], bin
 
 
 def numbers(cohort: Cohort, bench: Bench, training: set[str], roles: tuple[str, ...]) -> dict[str, Features]:
-    """The numbers given with the data, standardised by the training cases, missing at the mean: each role, all, ranks, PCA of all."""
-    from mmvae.data import CaseDataset
-    from mmvae.modality import TrainingViews
+    """Tables of the numbers that came with the data, standardised by the training cases, a missing one at the mean.
 
+    One table per role, all roles side by side, ranks of all, and principal components of all.
+    """
     bare = CaseDataset(cohort, cohort.cases, bench.recipes(roles), ())
     fit = np.array([case.patient in training for case in cohort.cases])
     tables: dict[str, Features] = {}
-    for role, recipe in bench.recipes(roles).items():
+    for role, recipe in bare.modalities.items():
         views = [bare.view(case, role) for case in cohort.cases]
-        known = recipe.fitted(TrainingViews(cohort.card, [v for v, f in zip(views, fit) if f]))
-        names = [name for name, categories in zip(known.fields, known.categories) if not categories]
+        fitted = recipe.fitted(TrainingViews(cohort.card, [v for v, f in zip(views, fit) if f]))
+        names = [name for name, categories in zip(fitted.fields, fitted.categories) if not categories]
         raw = np.array([[v.record.get(name, np.nan) for name in names] for v in views], float)
         raw = raw[:, ~np.isnan(raw[fit]).all(0)]  # a field that no training case has says nothing
-        middle = np.nanmedian(raw[fit], 0)
-        filled = np.where(np.isnan(raw), middle, raw)
+        median = np.nanmedian(raw[fit], 0)
+        filled = np.where(np.isnan(raw), median, raw)
         tables[role] = np.clip((filled - filled[fit].mean(0)) / (filled[fit].std(0) + 1e-9), -8, 8)
     every = np.concatenate(list(tables.values()), 1)
     rank = np.stack([np.searchsorted(np.sort(c[fit]), c) / fit.sum() - 0.5 for c in every.T], 1)
@@ -70,48 +77,76 @@ def numbers(cohort: Cohort, bench: Bench, training: set[str], roles: tuple[str, 
 
 
 def knn(cohort: Cohort, bench: Bench) -> tuple[dict[str, PerPatient], dict]:
-    """Rows `TARGET|TABLE` of test patients pooled over the folds, `TARGET|best`, and what was chosen in each."""
-    cases, made, chosen = list(cohort.cases), {}, {}
-    tabular, texts = _of(bench, Clinical), _of(bench, Report)
-    pictured = tuple(role for role in bench.images if role not in (*tabular, *texts))
-    native = {}
-    if any(asset.type == "volume" for case in cases for asset in case.assets):
-        native = {
-            "native histogram of flair": native_histograms(cohort, bench, ("flair",)),
-            "native histograms": native_histograms(cohort, bench, pictured),
-        }
+    """Rows `TARGET|TABLE` of test patients pooled over the folds, `TARGET|best`, and the choice in each fold."""
+    rows: dict[str, PerPatient] = {}
+    chosen: dict[str, list[str]] = {}
+    native = _native(cohort, bench)
     for target in bench.targets:
-        relevance = ({"gain": 1, "same": [target]},)
-        ranking = Ranking(PoE(), "cosine", relevance)
-        known = labelled([case.labels for case in cases], relevance)
+        ranking = Ranking(RetrievalSpace(), (Relevance(1, (target,)),))
+        known = labelled([case.labels for case in cohort.cases], ranking.relevance)
         parts: dict[str, list[PerPatient]] = {}
         for fold in cohort.splits.folds:
-            training = set(fold.train)
-            tables = dict(native)
-            if pictured:
-                tables |= neighbours.features(cohort, cases, bench.recipes(pictured), training)
-            if tabular:
-                tables |= numbers(cohort, bench, training, tabular)
-            rows = {
-                name: np.array(
-                    [i for i, c in enumerate(cases) if known[i] and c.patient in set(getattr(fold, name))]
-                )
-                for name in ("train", "validation", "test")
-            }
-            judged = lambda table, of: neighbours.rank(table, rows[of], rows["train"], cases, ranking)  # noqa: B023, E731
-            value = {
-                kind: float(np.nanmean(judged(t, "validation").value[:, 3])) for kind, t in tables.items()
-            }
-            best = max(value, key=value.get)
+            best, of_fold = _fold(cohort, bench, fold, native, known, ranking)
             chosen.setdefault(target, []).append(best)
-            for kind, table in {**tables, "best": tables[best]}.items():
-                parts.setdefault(kind, []).append(judged(table, "test"))
-        made |= {f"{target}|{kind}": pool(each) for kind, each in parts.items()}
+            for kind, row in of_fold.items():
+                parts.setdefault(kind, []).append(row)
+        rows |= {f"{target}|{kind}": pool(each) for kind, each in parts.items()}
         everyone = np.flatnonzero(
             known
-        )  # the data's README gives its figures with every other patient as archive
+        )  # the data's README gives its figures with all other patients as archive
         for kind, table in native.items():
-            made[f"{target}|{kind}, all others as archive"] = neighbours.rank(
-                table, everyone, everyone, cases, ranking
-            )
-    return made, {"chosen": chosen}
+            scores = neighbours.rank(table, everyone, everyone, cohort.cases, ranking)
+            rows[f"{target}|{kind}, all others as archive"] = scores
+    return rows, {"chosen": chosen}
+
+
+def _pictured(bench: Bench) -> tuple[str, ...]:
+    """The roles of the group images that are neither tables nor texts."""
+    others = (*_of(bench, Clinical), *_of(bench, Report))
+    return tuple(role for role in bench.images if role not in others)
+
+
+def _native(cohort: Cohort, bench: Bench) -> dict[str, Features]:
+    """Histograms of the intensities as stored, where the cohort has volumes."""
+    if not any(asset.type == "volume" for case in cohort.cases for asset in case.assets):
+        return {}
+    return {
+        "native histogram of flair": native_histograms(cohort, bench, ("flair",)),
+        "native histograms": native_histograms(cohort, bench, _pictured(bench)),
+    }
+
+
+def _fold(
+    cohort: Cohort,
+    bench: Bench,
+    fold: Split,
+    native: Mapping[str, Features],
+    known: Bool[np.ndarray, " N"],
+    ranking: Ranking,
+) -> tuple[str, dict[str, PerPatient]]:
+    """The table that is best by this fold's validation cases, and each table's row of its test cases, `best` among them.
+
+    Args:
+        cohort: Of the cases.
+        bench: Names the roles.
+        fold: Whose training patients are the archive.
+        native: Tables that depend on no fold.
+        known: Which cases have the target's label.
+        ranking: Judges by the target.
+    """
+    training, tables = set(fold.train), dict(native)
+    if pictured := _pictured(bench):
+        tables |= neighbours.features(cohort, cohort.cases, bench.recipes(pictured), training)
+    if tabular := _of(bench, Clinical):
+        tables |= numbers(cohort, bench, training, tabular)
+
+    def cases_of(part: str) -> Int[np.ndarray, " P"]:
+        patients = set(fold.part(part))
+        return np.array([i for i, c in enumerate(cohort.cases) if known[i] and c.patient in patients], int)
+
+    def row(table: Features, part: str) -> PerPatient:
+        return neighbours.rank(table, cases_of(part), cases_of("train"), cohort.cases, ranking)
+
+    quality = {kind: float(np.nanmean(row(t, "validation").value.mAP)) for kind, t in tables.items()}
+    best = max(quality, key=lambda kind: quality[kind])
+    return best, {kind: row(table, "test") for kind, table in {**tables, "best": tables[best]}.items()}

@@ -1,4 +1,4 @@
-"""The cohorts of the suite: how each is made, its roles, what may teach, and the budget that all its cells share."""
+"""The cohorts of the suite: where each comes from, its roles, its answer roles, and the budget that all its cells share."""
 
 import os
 import shutil
@@ -18,6 +18,7 @@ from mmvae_terms import Terms
 
 from benchmarks import covid, joined, polymnist
 from benchmarks.setup import GRID, IMAGES, MOTION, Budget
+from mmvae.atomic import new_folder
 from mmvae.batch import MotionRange
 from mmvae.case import Case
 from mmvae.cohort import Cohort, write_cohort
@@ -73,14 +74,15 @@ class Bench:
 
     Args:
         roles: Query roles, all in every cell unless it names fewer.
-        images: The group that the headline's queries are made of.
+        images: The group of roles that the headline's queries consist of.
         supervision: Row name → answer roles that are decoded in training.
         weights: Of the log-likelihoods, where not balanced.
-        budget: Epochs, cases a step, learning rate, latent dimensions.
+        budget: Epochs, cases per step, learning rate, latent dimensions.
         motion: Augmentation.
-        targets: Relevance by one label each; empty takes the card's.
-        folds: 0: one split.
-        judge: What else is measured of a trained model; by name.
+        targets: Labels, each of which alone decides relevance in turn; empty: the card's graded relevance.
+        folds: How many; 0: one split.
+        weight_decay: Of AdamW.
+        judge: Measures more of a trained model: values by name.
     """
 
     name: str
@@ -100,13 +102,18 @@ class Bench:
         return {role: RECIPES[self.name][role] for role in roles}
 
     def cohort(self, work: Path, seed: int, sizes: tuple[int, ...] = ()) -> Path:
-        """The cohort's folder below `work`, made unless it is there; `sizes`: of a phantom other than the bench set.
+        """The cohort's folder below `work`, written unless it is there.
+
+        Args:
+            work: Folder of all cohorts.
+            seed: Of the phantom, or of the folds.
+            sizes: Training, validation and test patients of a phantom other than the bench set.
 
         Raises:
             SystemExit: where real data is needed and `$MMVAE_DATA` does not name it.
         """
-        usual = self.name == "phantom" and seed == 1 and not sizes
-        path = work / "-".join(["cohort", *([] if usual else [self.name, str(seed)]), *map(str, sizes)])
+        bench_set = self.name == "phantom" and seed == 1 and not sizes
+        path = work / "-".join(["cohort", *([] if bench_set else [self.name, str(seed)]), *map(str, sizes)])
         if path.exists():
             return path
         if self.name == "phantom":
@@ -114,24 +121,26 @@ class Bench:
             write_phantom_cohort(sum(sizes), seed, path, sizes, jobs=os.cpu_count() or 1)
             return path
         if (data := os.environ.get("MMVAE_DATA")) is None:
-            sys.exit(
-                f"the cohort {self.name} is made of real data: set MMVAE_DATA to the folder that holds it"
-            )
+            sys.exit(f"the cohort {self.name} needs real data: set MMVAE_DATA to the folder that holds it")
         if self.name == "polymnist":
             polymnist.write(path, Path(data), seed, sizes or polymnist.SIZES)
             return path
+        return self._real(Path(data), work, seed, path)
+
+    def _real(self, data: Path, work: Path, seed: int, path: Path) -> Path:
+        """The cohort at `path`, scanned from `data`; of another seed the first one's cases with other folds."""
         if self.folds and seed != 1:
-            # The same pseudonyms as in the first draw: a patient is averaged over draws before any interval.
+            # Pseudonyms stay those of the first draw: a patient is averaged over draws before any interval.
             first = Cohort.load(self.cohort(work, 1))
             patients = sorted({case.patient for case in first.cases})
             return variant(first.root, path, first.cases, draw_splits(patients, folds=self.folds, seed=seed))
-        source, mapping, table = SOURCES[self.name](Path(data), work)
-        asked = [
+        source, mapping, table = SOURCES[self.name](data, work)
+        arguments = [
             *("scan", str(source), "--map", str(mapping), "--records", str(table)),
             *(("--folds", str(self.folds)) if self.folds else ()),
             *("--split-seed", str(seed), "--out", str(path)),
         ]  # fmt: skip
-        subprocess.run([sys.executable, "-m", "mmvae.cli", *asked], check=True)
+        subprocess.run([sys.executable, "-m", "mmvae.cli", *arguments], check=True)
         return path
 
     def load(self, work: Path, seed: int) -> Cohort:
@@ -141,13 +150,10 @@ class Bench:
 
 def variant(path: Path, out: Path, cases: Sequence[Case], splits: Splits) -> Path:
     """The cohort at `path` with other cases or splits, at `out`; its files are shared, not copied."""
-    beside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    write_cohort(beside, Cohort.load(path).card, cases, splits)
-    (beside / "cases").symlink_to((path / "cases").resolve())
-    shutil.copy(path / "skipped.jsonl", beside / "skipped.jsonl")
-    beside.rename(out)
+    with new_folder(out) as folder:
+        write_cohort(folder, Cohort.load(path).card, cases, splits)
+        (folder / "cases").symlink_to((path / "cases").resolve())
+        shutil.copy(path / "skipped.jsonl", folder / "skipped.jsonl")
     return out
 
 

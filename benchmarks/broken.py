@@ -36,49 +36,49 @@ KINDS = ("bits", "cut", "length", "nesting", "vr", "huge", "zeros", "swap")
 
 def mutated(data: bytes, kind: str, rng: random.Random) -> bytes:
     """One mutation of a file's bytes; most leave the pixels where they are."""
-    made, size = bytearray(data), len(data)
+    changed, size = bytearray(data), len(data)
     header = min(size, max(200, data.rfind(b"\xe0\x7f\x10\x00")))
     if kind == "bits":
         for _ in range(rng.choice((1, 1, 2, 8, 64))):
-            made[rng.randrange(128, size)] ^= 1 << rng.randrange(8)
+            changed[rng.randrange(128, size)] ^= 1 << rng.randrange(8)
     elif kind == "cut":
-        made = (
-            made[: rng.randrange(132, size)]
+        changed = (
+            changed[: rng.randrange(132, size)]
             if rng.random() < 0.6
-            else made[: size - rng.randrange(1, max(2, (size - header) // 2))]
+            else changed[: size - rng.randrange(1, max(2, (size - header) // 2))]
         )
     elif kind == "length":
         at = rng.randrange(132, header - 4)
-        made[at : at + 2] = struct.pack("<H", rng.choice((0, 1, 255, 4096, 65535)))
+        changed[at : at + 2] = struct.pack("<H", rng.choice((0, 1, 255, 4096, 65535)))
     elif kind == "nesting":
         item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff"
         at = rng.randrange(132, header)
-        made[at:at] = b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff" + item * rng.choice((3, 50, 2000))
+        changed[at:at] = b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff" + item * rng.choice((3, 50, 2000))
     elif kind == "vr":
         places = [
             i
             for i in range(132, header - 8)
-            if bytes(made[i : i + 2]) in (b"US", b"DS", b"IS", b"UI", b"CS", b"LO", b"FD", b"SQ")
+            if bytes(changed[i : i + 2]) in (b"US", b"DS", b"IS", b"UI", b"CS", b"LO", b"FD", b"SQ")
         ]
         if places:
             at = rng.choice(places)
-            made[at : at + 2] = rng.choice((b"UN", b"SQ", b"FD", b"US", b"AT", b"ZZ", b"OB"))
+            changed[at : at + 2] = rng.choice((b"UN", b"SQ", b"FD", b"US", b"AT", b"ZZ", b"OB"))
     elif kind == "huge":
         for tag in (
             b"\x28\x00\x10\x00US\x02\x00",
             b"\x28\x00\x11\x00US\x02\x00",
             b"\x28\x00\x00\x01US\x02\x00",
         ):
-            at = bytes(made).find(tag)
+            at = bytes(changed).find(tag)
             if at > 0 and rng.random() < 0.6:
-                made[at + 8 : at + 10] = struct.pack("<H", rng.choice((0, 1, 7, 32768, 65535)))
+                changed[at + 8 : at + 10] = struct.pack("<H", rng.choice((0, 1, 7, 32768, 65535)))
     elif kind == "zeros":
         at = rng.randrange(132, size)
-        made[at : at + rng.randrange(1, 4000)] = b"\0" * min(4000, rng.randrange(1, 4000))
+        changed[at : at + rng.randrange(1, 4000)] = b"\0" * min(4000, rng.randrange(1, 4000))
     else:
         a, b, n = rng.randrange(132, size), rng.randrange(132, size), rng.randrange(1, 200)
-        made[a : a + n], made[b : b + n] = made[b : b + n], made[a : a + n]
-    return bytes(made)
+        changed[a : a + n], changed[b : b + n] = changed[b : b + n], changed[a : a + n]
+    return bytes(changed)
 
 
 def examine(path: Path) -> tuple[str, bool, float, int]:
@@ -101,23 +101,23 @@ def examine(path: Path) -> tuple[str, bool, float, int]:
 
 
 def encoded(path: Path, folder: Path) -> list[Path]:
-    """The file in every other transfer syntax that the scan decodes: so that mutations reach the native codecs too."""
+    """The file in every other transfer syntax that the scan decodes, so that mutations reach the native codecs too."""
     import gdcm
 
-    made = []
+    files = []
     for syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless):
         data = pydicom.dcmread(path)
         data.compress(syntax, generate_instance_uid=False)
-        made.append(folder / f"{path.stem}-{syntax}.dcm")
-        data.save_as(made[-1])
+        files.append(folder / f"{path.stem}-{syntax}.dcm")
+        data.save_as(files[-1])
     for syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
         data = pydicom.dcmread(path)
         if syntax.is_little_endian is False:
             data.PixelData = data.pixel_array.astype(">u2").tobytes()
         data.file_meta.TransferSyntaxUID = syntax
-        made.append(folder / f"{path.stem}-{syntax}.dcm")
+        files.append(folder / f"{path.stem}-{syntax}.dcm")
         pydicom.dcmwrite(
-            made[-1], data, little_endian=syntax.is_little_endian, implicit_vr=False, force_encoding=True
+            files[-1], data, little_endian=syntax.is_little_endian, implicit_vr=False, force_encoding=True
         )
     reader, writer, change = gdcm.ImageReader(), gdcm.ImageWriter(), gdcm.ImageChangeTransferSyntax()
     reader.SetFileName(str(path))
@@ -125,12 +125,12 @@ def encoded(path: Path, folder: Path) -> list[Path]:
     change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
     change.SetInput(reader.GetImage())
     change.Change()
-    made.append(folder / f"{path.stem}-jpeg.dcm")
-    writer.SetFileName(str(made[-1]))
+    files.append(folder / f"{path.stem}-jpeg.dcm")
+    writer.SetFileName(str(files[-1]))
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     writer.Write()
-    return made
+    return files
 
 
 def sources(folder: Path, more: Sequence[Path]) -> list[Path]:
@@ -142,15 +142,15 @@ def sources(folder: Path, more: Sequence[Path]) -> list[Path]:
     single = [
         path for path in plain if "NumberOfFrames" not in pydicom.dcmread(path, stop_before_pixels=True)
     ]
-    return plain + [made for path in single[::4] for made in encoded(path, folder / "encoded")] + list(more)
+    return plain + [file for path in single[::4] for file in encoded(path, folder / "encoded")] + list(more)
 
 
 def run(files: int, seed: int, more: Sequence[Path], jobs: int = 1) -> dict:
-    """Counts of what became of so many mutated files."""
+    """How many of so many mutated files ended in each way."""
     folder = Path(tempfile.mkdtemp())
     try:
         originals = [p.read_bytes() for p in sources(folder, more)]
-        rng, told, slow, most, reached = random.Random(seed), Counter(), 0.0, 0, 0
+        rng, count_of, slowest, growth, reached = random.Random(seed), Counter(), 0.0, 0, 0
 
         def items() -> Iterator[tuple[Path, int]]:
             for number in range(files):
@@ -163,22 +163,22 @@ def run(files: int, seed: int, more: Sequence[Path], jobs: int = 1) -> dict:
             for path, answer in workers.run(examine, items(), lambda _: 5.0, 1 << 30):
                 path.unlink()
                 if isinstance(answer, Failed):
-                    told[answer.why] += 1
+                    count_of[answer.why] += 1
                     continue
                 code, pixels, seconds, grown = answer
-                told[code] += 1
+                count_of[code] += 1
                 reached += pixels
-                slow, most = max(slow, seconds), max(most, grown)
+                slowest, growth = max(slowest, seconds), max(growth, grown)
         # What asked for more memory than its limit was refused, as a scan refuses it; what ended its process or hung is a fault.
-        bad = sum(told[why] for why in told if why not in (*SKIP_CODES, "used", "too much memory"))
-        return {"files": files, "reached pixel decoding": reached / files, "codes": dict(told), "crashed, hung or raised": bad,
-                "slowest s": round(slow, 3), "largest growth MiB": round(most / 2**20, 1)}  # fmt: skip
+        bad = sum(count_of[why] for why in count_of if why not in (*SKIP_CODES, "used", "too much memory"))
+        return {"files": files, "reached pixel decoding": reached / files, "codes": dict(count_of), "crashed, hung or raised": bad,
+                "slowest s": round(slowest, 3), "largest growth MiB": round(growth / 2**20, 1)}  # fmt: skip
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -5,24 +5,36 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.setup import IMAGES, MOTION, PAIR
 from mmvae.batch import MotionRange, collate
-from mmvae.case import Case
 from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
-from mmvae.evaluation.evaluate import Ranking, Side
+from mmvae.evaluation.ranking import Ranking, Side
 from mmvae.latent.gaussian import cosine_distance
+from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.estimates import PerPatient, by_patient
 from mmvae.model import MMVAE
+from mmvae.retrieval.experts import Experts
 from mmvae.seeds import seed_of
 
 
 @dataclass(frozen=True)
 class Training:
-    """One of the trainings that compete for the ceiling; with `using` these roles are all visible, else a random subset."""
+    """One of the trainings that compete for the ceiling.
+
+    Args:
+        loss: What is minimised.
+        weight_decay: Of AdamW.
+        epochs: Over the labelled training cases.
+        seed: Of weights, order and visible roles.
+        batch_size: Cases per step.
+        lr: Peak of the one-cycle schedule.
+        using: Roles that are always visible; None: a random subset of all.
+    """
 
     loss: Literal["cross-entropy", "contrastive"]
     weight_decay: float
@@ -38,7 +50,7 @@ DEDICATED = {"images": IMAGES, "pair": PAIR, "single": ("t2",)}
 
 
 def grid(ours: int) -> list[Training]:
-    """The twelve trainings on random subsets: twice as many epochs as ours, and a fifth more."""
+    """The twelve trainings on random subsets: with twice as many epochs as ours, and with a fifth more."""
     return [
         Training(loss, decay, epochs)
         for loss in ("cross-entropy", "contrastive")
@@ -52,8 +64,9 @@ def dedicated(name: str, ours: int) -> Training:
     return Training("cross-entropy", 0.5, 2 * ours, using=DEDICATED[name])
 
 
-GAIN = 5.0  # on the head's logits: a sure class has one of about 5, and the mean has unit scale
+GAIN = 5.0  # of the head's logits: a certain class needs a logit of about 5, and the mean has unit scale
 SPACES = ("mean", "logits", "probabilities")
+KNOWN_LABELS = "known labels"
 
 
 class Ceiling(nn.Module):
@@ -87,15 +100,23 @@ class Ceiling(nn.Module):
 def train(
     model: MMVAE, cohort: Cohort, training: Training, motion: MotionRange = MOTION, label: str = "histology"
 ) -> Ceiling:
-    """The ceiling after its epochs, trained on the labelled training cases by visible subsets as its training says."""
+    """The ceiling after its epochs on the labelled training cases.
+
+    Args:
+        model: Not yet fitted; its encoders and fusion are trained.
+        cohort: Of the cases.
+        training: Loss, budget and visible roles.
+        motion: Augmentation.
+        label: The target.
+    """
     torch.manual_seed(training.seed)
     cases = [case for case in cohort.split("train") if label in case.labels]
     model.fit_recipes(cohort, cases)
     classes = sorted({str(case.labels[label]) for case in cases})
-    made = Ceiling(model, classes)
+    ceiling = Ceiling(model, classes)
     data = CaseDataset(cohort, cases, model.modalities, (), motion, training.seed)
     target = torch.tensor([classes.index(str(case.labels[label])) for case in cases])
-    parameters = [*model.encoders.parameters(), *made.head.parameters()]
+    parameters = [*model.encoders.parameters(), *ceiling.head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
     steps = -(-len(cases) // training.batch_size) * training.epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, total_steps=steps, pct_start=0.1)
@@ -106,70 +127,74 @@ def train(
         )
         for rows in order.split(training.batch_size):
             batch = collate([data[int(i), epoch] for i in rows])
-            chance = torch.rand(
+            draw = torch.rand(
                 batch.present.shape,
                 generator=torch.Generator().manual_seed(
                     seed_of("visible", training.seed, epoch, int(rows[0]))
                 ),
             )
             asked = torch.tensor([training.using is None or role in training.using for role in model.roles])
-            visible = batch.present & asked & (chance < (0.5 if training.using is None else 1.0))
+            visible = batch.present & asked & (draw < (0.5 if training.using is None else 1.0))
             visible = torch.where(visible.any(1, keepdim=True), visible, batch.present & asked)
             with torch.autocast(
                 "cpu", dtype=torch.bfloat16
             ):  # as ours is trained; fusion and loss stay in float32
                 experts, tie = model.experts(batch, visible)
-            loss = made.loss(model.fusion(experts, visible).mean, target[rows], training.loss) + tie
+            loss = ceiling.loss(model.rule(experts, visible).mean, target[rows], training.loss) + tie
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    return made.eval()
+    return ceiling.eval()
 
 
 @torch.no_grad()
-def spaces(made: Ceiling, side: Side, present: np.ndarray) -> dict[str, torch.Tensor]:
-    """What the ceiling may be compared by: fused mean, logits, class probabilities."""
-    mean = torch.from_numpy(side.experts.means(made.model.fusion, present))
-    logits = made.logits(mean)
+def spaces(
+    ceiling: Ceiling, experts: Experts, present: Bool[np.ndarray, "N M"]
+) -> dict[str, Float[torch.Tensor, "N U"]]:
+    """What the ceiling may compare cases by: fused mean, logits, class probabilities."""
+    mean = torch.from_numpy(experts.points(RetrievalSpace(ceiling.model.rule), present))
+    logits = ceiling.logits(mean)
     return {"mean": mean, "logits": logits, "probabilities": logits.softmax(-1)}
 
 
 def rank(
-    made: Ceiling,
+    ceiling: Ceiling,
     ranking: Ranking,
     query: Side,
     archive: Side,
     using: tuple[str, ...],
     space: str,
-    which: np.ndarray | None = None,
-    known: bool = False,
+    which: Bool[np.ndarray, " Q"] | None = None,
 ) -> PerPatient:
-    """Matched ranking in one of the spaces; with `known` p(class of the query) against the archive's known labels.
+    """Scores by patient, each archive case formed of the roles that the query has.
 
-    `which` (Q,) says which queries take part; None: all that have one of the roles.
+    Args:
+        ceiling: After training.
+        ranking: Whose relevance judges.
+        query: The queries' side.
+        archive: Where neighbours are looked for.
+        using: Roles of the queries.
+        space: One of `SPACES`, compared by cosine; or `KNOWN_LABELS`: ranks by the query's probability of each archive
+            case's label.
+        which: The queries that take part; None: all that have one of the roles.
     """
     had = query.experts.having(using)
     rows = np.flatnonzero(had.any(1) if which is None else which)
     distance = np.full((len(rows), len(archive.cases)), np.inf, np.float32)
     usable = np.zeros(distance.shape, bool)
     for pattern in np.unique(had[rows], axis=0):
-        mine = np.flatnonzero((had[rows] == pattern).all(1))
+        alike = np.flatnonzero((had[rows] == pattern).all(1))
         roles = [role for role, here in zip(query.experts.roles, pattern) if here]
         has = archive.experts.having(roles)
-        q = spaces(
-            made, Side(_pick(query.cases, rows[mine]), query.experts.rows(rows[mine])), had[rows[mine]]
-        )
-        if known:
-            column = [made.classes.index(str(case.labels["histology"])) for case in archive.cases]
-            distance[mine] = 1 - q["probabilities"].numpy()[:, column]
+        q = spaces(ceiling, query.experts.rows(rows[alike]), had[rows[alike]])
+        if space == KNOWN_LABELS:
+            column = [ceiling.classes.index(str(case.labels["histology"])) for case in archive.cases]
+            distance[alike] = 1 - q["probabilities"].numpy()[:, column]
         else:
-            distance[mine] = cosine_distance(q[space], spaces(made, archive, has)[space]).numpy()
-        usable[mine] = has.any(1)
+            a = spaces(ceiling, archive.experts, has)
+            distance[alike] = cosine_distance(q[space], a[space]).numpy()
+        usable[alike] = has.any(1)
     cases = [query.cases[i] for i in rows]
     value, chance = ranking.judge(distance, usable, cases, archive.cases)
     return by_patient([case.patient for case in cases], value, chance)
-
-
-def _pick(cases: tuple[Case, ...], rows: np.ndarray) -> tuple[Case, ...]:
-    return tuple(cases[i] for i in rows)

@@ -50,7 +50,7 @@ def write_source(data: Path, out: Path) -> int:
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

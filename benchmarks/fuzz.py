@@ -1,13 +1,14 @@
-"""Coverage-guided mutation (libFuzzer by atheris, `pip install atheris`) of the reading of one DICOM file: only `Unusable` may come out.
+"""Coverage-guided mutation (libFuzzer by atheris, `pip install atheris`) of the reading of one DICOM file: it may raise `Unusable` only.
 
 It begins with the phantom's files in every transfer syntax but JPEG's, whose only codec (gdcm) ends its process by assertions on broken
-streams: that one is for the workers to survive (`benchmarks.broken`).
+streams: the workers have to survive that one (`benchmarks.broken`).
 
 python -m benchmarks.fuzz --seconds 600 --results benchmarks/results/fuzz.jsonl
 """
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     import atheris
 
     parser = argparse.ArgumentParser(
@@ -35,36 +36,34 @@ def main() -> None:
 
     for number, path in enumerate(p for p in sources(work, ()) if not p.name.endswith("-jpeg.dcm")):
         (corpus / str(number)).write_bytes(path.read_bytes())
-    told, started, file = {"runs": 0, "reached pixels": 0}, time.time(), work / "one.dcm"
+    count_of, started, file = {"runs": 0, "reached pixels": 0}, time.time(), work / "input.dcm"
 
-    def one(data: bytes) -> None:
+    def read(data: bytes) -> None:
         if time.time() - started > arguments.seconds:
-            _end(told, arguments)
-        told["runs"] += 1
+            _end(count_of, arguments)
+        count_of["runs"] += 1
         file.write_bytes(data)
         try:
             header = dicom.read_header(file, 0)
             if header.frames:
-                told["reached pixels"] += 1
+                count_of["reached pixels"] += 1
                 pixels.read_frames(file, list(header.frames))
         except Unusable:
             pass
 
-    atheris.Setup([sys.argv[0], str(corpus), "-max_len=200000", "-timeout=5", "-rss_limit_mb=2048"], one)
+    atheris.Setup([sys.argv[0], str(corpus), "-max_len=200000", "-timeout=5", "-rss_limit_mb=2048"], read)
     atheris.Fuzz()
 
 
-def _end(told: dict, arguments) -> None:
+def _end(count_of: dict, arguments: argparse.Namespace) -> None:
     """Reached only where no run crashed, hung or raised anything else: libFuzzer would have stopped there."""
-    measured = {**told, "seconds": arguments.seconds, "crashed, hung or raised": 0}
+    measured = {**count_of, "seconds": arguments.seconds, "crashed, hung or raised": 0}
     print(json.dumps(measured))
     if arguments.results:
         arguments.results.write_text(
             json.dumps({"measurement": measured, "hardware": platform.machine()}) + "\n"
         )
     sys.stdout.flush()
-    import os
-
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""How surely series get their kind: answered and wrong over the threshold, on real series labelled by hand and on the phantom's vendors.
+"""How surely series get their kind: answered and wrong over the threshold, on real series labelled by hand and on phantoms.
 
 python -m benchmarks.kinds --data $MMVAE_DATA --work runs/kinds --results benchmarks/results/kinds
 """
@@ -24,7 +24,7 @@ Answer = tuple[str, str | None, float]
 
 def real(data: Path, work: Path) -> list[Answer]:
     """(kind by hand or "", kind by rule, confidence) of each real series."""
-    rows, made = list(csv.DictReader(TABLE.open())), []
+    rows, answers = list(csv.DictReader(TABLE.open())), []
     for name, folder in SOURCES.items():
         root = work / name
         if not root.exists():
@@ -39,7 +39,7 @@ def real(data: Path, work: Path) -> list[Answer]:
                     if isinstance(asset.files, dict)
                     else asset.files
                 )
-                # A file may be one of two equal ones, of which the table lists the other: any of the series' files tells it.
+                # Of two equal files the table may list the other one: any file of the series identifies it.
                 places = [vault.whereis(f.split("#")[0]) for f in names]
                 by_hand = next(
                     r["kind"]
@@ -47,16 +47,16 @@ def real(data: Path, work: Path) -> list[Answer]:
                     if r["source"] == name and any(p.startswith(r["folder"]) for p in places)
                 )
                 sure, kind = claims_of({**asset.facts, "type": asset.type})[0]
-                made.append((by_hand, kind, sure))
-    return made
+                answers.append((by_hand, kind, sure))
+    return answers
 
 
 def phantom(work: Path, cases: int = 24) -> list[Answer]:
-    """The same of the phantom's four vendors; the truth is what each was written as, told by its b-values, phases and echo time."""
+    """The same of the phantom's four vendors; the truth is what each was written as, known by its b-values, phases and echo time."""
     if not (work / "phantom").exists():
         write_phantom_studies(cases, 17, work / "source", jobs=os.cpu_count() or 1)
         scan_dicom(work / "source" / "studies", work / "phantom", jobs=os.cpu_count() or 1)
-    made = []
+    answers = []
     for case in Cohort.load(work / "phantom").cases:
         for asset in case.assets:
             if asset.type == "volume":
@@ -71,8 +71,8 @@ def phantom(work: Path, cases: int = 24) -> list[Answer]:
                     else "t1"
                 )
                 sure, kind = claims_of({**facts, "type": asset.type})[0]
-                made.append((truth, kind, sure))
-    return made
+                answers.append((truth, kind, sure))
+    return answers
 
 
 def curve(answers: Sequence[Answer]) -> list[dict]:
@@ -90,7 +90,7 @@ def curve(answers: Sequence[Answer]) -> list[dict]:
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

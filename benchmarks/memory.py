@@ -21,37 +21,37 @@ from mmvae.phantom.dicom import uid, write_phantom_studies
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--studies", type=int, default=10_000)
-    parser.add_argument("--files", type=int, default=4, help="a study")
+    parser.add_argument("--files", type=int, default=4, help="per study")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp())
     try:
         _write(work, arguments.studies, arguments.files)
-        seen: list[float] = []
+        sizes: list[float] = []
         stop = threading.Event()
 
         def watch() -> None:
             while not stop.wait(0.5):
-                seen.append(_resident_mib())
+                sizes.append(_resident_mib())
 
         thread = threading.Thread(target=watch)
         thread.start()
         started = time.time()
-        made = scan_dicom(work / "in", work / "out", jobs=arguments.jobs)
+        summary = scan_dicom(work / "in", work / "out", jobs=arguments.jobs)
         seconds = time.time() - started
         stop.set()
         thread.join()
-        quarter = max(1, len(seen) // 4)
+        quarter = max(1, len(sizes) // 4)
         measured = {
-            "studies": made.cases, "files": arguments.studies * arguments.files, "seconds": round(seconds, 1),
-            "parent MiB by quarter of the run": [round(float(np.mean(seen[i * quarter : (i + 1) * quarter])), 1) for i in range(4)],
-            "parent MiB at most": round(max(seen), 1), "KiB a study": round(1024 * (max(seen) - seen[0]) / arguments.studies, 2),
+            "studies": summary.cases, "files": arguments.studies * arguments.files, "seconds": round(seconds, 1),
+            "parent MiB by quarter of the run": [round(float(np.mean(sizes[i * quarter : (i + 1) * quarter])), 1) for i in range(4)],
+            "parent MiB at most": round(max(sizes), 1), "KiB a study": round(1024 * (max(sizes) - sizes[0]) / arguments.studies, 2),
         }  # fmt: skip
         print(json.dumps(measured, indent=1))
         if arguments.results:
@@ -68,27 +68,27 @@ def _resident_mib() -> float:
 
 def _write(work: Path, studies: int, files: int) -> None:
     """Studies of a few 16 × 16 slices, each of its own patient."""
-    write_phantom_studies(1, 1, work / "one", jobs=1)
+    write_phantom_studies(1, 1, work / "pattern", jobs=1)
     original = sorted(
         next(
             p
-            for p in sorted(next((work / "one" / "studies").iterdir()).iterdir())
+            for p in sorted(next((work / "pattern" / "studies").iterdir()).iterdir())
             if len(list(p.iterdir())) == 16
         ).iterdir()
     )[:files]
     data = [pydicom.dcmread(path) for path in original]
-    for one in data:
-        one.PixelData = one.pixel_array[::8, ::8].tobytes()
-        one.Rows, one.Columns = 16, 16
-        one.PixelSpacing = ["16", "16"]
+    for file in data:
+        file.PixelData = file.pixel_array[::8, ::8].tobytes()
+        file.Rows, file.Columns = 16, 16
+        file.PixelSpacing = ["16", "16"]
     for study in range(studies):
         folder = work / "in" / f"{study // 100:03d}" / f"{study:05d}"
         folder.mkdir(parents=True)
-        for number, one in enumerate(data):
-            one.StudyInstanceUID, one.SeriesInstanceUID = uid("m", study), uid("m", study, "s")
-            one.PatientID = f"M{study:06d}"
-            one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = uid("m", study, number)
-            one.save_as(folder / f"{number}.dcm")
+        for number, file in enumerate(data):
+            file.StudyInstanceUID, file.SeriesInstanceUID = uid("m", study), uid("m", study, "s")
+            file.PatientID = f"M{study:06d}"
+            file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = uid("m", study, number)
+            file.save_as(folder / f"{number}.dcm")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""k-NN baselines on simple features, each from the same observations that the models see; the best by validation counts."""
+"""k-NN baselines on simple features of the observations that the models see; the best by validation counts."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from torch import nn
 from mmvae.case import Case
 from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
-from mmvae.evaluation.evaluate import Ranking
+from mmvae.evaluation.ranking import Ranking
 from mmvae.latent.gaussian import cosine_distance
 from mmvae.metrics.estimates import PerPatient, by_patient
 from mmvae.modality import Modality
@@ -22,13 +22,14 @@ Features = Float[np.ndarray, "N F"]
 def _tensor(dataset: CaseDataset, role: str) -> tuple[Float[np.ndarray, "N V"], np.ndarray, torch.Tensor]:
     """Voxels of a role (N, V), which cases have it, and the volumes (N, C, i, j, k); absent ones are 0."""
     blank = dataset.modalities[role].blank()
-    seen = [dataset.observe(i, role) for i in range(len(dataset))]
-    volumes = torch.stack([(one or blank).clean().value for one in seen])
-    return volumes.flatten(1).numpy(), np.array([one is not None for one in seen]), volumes
+    observations = [dataset.observe(i, role) for i in range(len(dataset))]
+    volumes = torch.stack([(observation or blank).clean().value for observation in observations])
+    has = np.array([observation is not None for observation in observations])
+    return volumes.flatten(1).numpy(), has, volumes
 
 
 def _standardised(features: Features, has: np.ndarray, fit: np.ndarray) -> Features:
-    """Columns to mean 0 and deviation 1 over the training cases that have the role; absent rows 0, the mean."""
+    """Columns at mean 0 and standard deviation 1 over the training cases that have the role; absent rows 0, the mean."""
     rows = fit & has
     mean, std = features[rows].mean(0), features[rows].std(0) + 1e-6
     return np.where(has[:, None], (features - mean) / std, 0) / np.sqrt(features.shape[1])
@@ -46,15 +47,15 @@ def _histogram(voxels, volumes, has, fit):
 
 
 def _centre(voxels, volumes, has, fit):
-    """Mean and deviation of each channel in concentric boxes about the grid's centre: the lesion's intensity and size."""
-    made, shape = [], volumes.shape[2:]
+    """Mean and standard deviation of each channel in boxes about the grid's centre: the lesion's intensity and size."""
+    columns, shape = [], volumes.shape[2:]
     for share in (0.15, 0.3, 0.5, 1.0):
         cut = tuple(
             slice(int(n / 2 - max(1, n * share / 2)), int(n / 2 + max(1, n * share / 2))) for n in shape
         )
         box = volumes[(slice(None), slice(None), *cut)].flatten(2)
-        made += [box.mean(2), box.std(2)]
-    return torch.cat(made, 1).numpy()
+        columns += [box.mean(2), box.std(2)]
+    return torch.cat(columns, 1).numpy()
 
 
 def _random_net(voxels, volumes, has, fit):
@@ -88,10 +89,19 @@ def features(
 def rank(
     table: Features, rows: np.ndarray, archive: np.ndarray, cases: Sequence[Case], ranking: Ranking
 ) -> PerPatient:
-    """Queries `rows` against `archive` rows by cosine."""
+    """Scores of the queries `rows` in the archive of the rows `archive`, by cosine distance.
+
+    Args:
+        table: Features, a row per case.
+        rows: Which cases are queries.
+        archive: Which cases are looked for.
+        cases: All of them.
+        ranking: Whose relevance judges.
+    """
     distance = cosine_distance(
         torch.from_numpy(table[rows]).float(), torch.from_numpy(table[archive]).float()
     ).numpy()
-    query, kept = [cases[i] for i in rows], [cases[i] for i in archive]
-    value, chance = ranking.judge(distance, np.ones(distance.shape, bool), query, kept)
-    return by_patient([case.patient for case in query], value, chance)
+    queries = [cases[i] for i in rows]
+    usable = np.ones(distance.shape, bool)
+    value, chance = ranking.judge(distance, usable, queries, [cases[i] for i in archive])
+    return by_patient([case.patient for case in queries], value, chance)

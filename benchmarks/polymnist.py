@@ -2,10 +2,10 @@
 
 Sutter, Daunhawer & Vogt 2021, "Generalized multimodal ELBO", arXiv:2105.02470, section 4.3: view m shows another picture of
 the same digit on a random patch of texture m, the patch inverted where the digit is drawn. Digits: MNIST; textures: five
-photographs. Published figures need 60,000 cases and 300 epochs; here only the order of methods is told.
+photographs. Published figures need 60,000 cases and 300 epochs; here only the order of methods counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -19,8 +19,9 @@ from pyro.distributions import Laplace
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmvae.atomic import new_folder
 from mmvae.batch import Observation, collate
-from mmvae.case import Card, Case, View
+from mmvae.case import Card, Case, Relevance, View
 from mmvae.cohort import Cohort, write_cohort
 from mmvae.data import CaseDataset
 from mmvae.errors import InputError
@@ -34,7 +35,7 @@ VIEWS = tuple(f"on_{name}" for name in TEXTURES)
 SIDE, PIXELS = 28, "views.npy"
 SIZES = (10_000, 500, 1_000)  # training, validation, test cases
 SCALE = 0.75  # of the Laplace likelihood, pixels in 0…1 (Shi et al. 2019; Sutter et al. 2021)
-DRAWS = 100  # importance samples a case
+DRAWS = 100  # importance samples per case
 
 
 def compose(
@@ -48,9 +49,15 @@ def compose(
 
 
 def write(out: Path, data: Path, seed: int = 1, sizes: Sequence[int] = SIZES) -> None:
-    """The cohort folder: one array of all pictures, which a case finds by the number in its record, and the digit as label.
+    """Writes the cohort: one array of all pictures, in which the number in its record finds a case's, and the digit as label.
 
     Training and validation cases take MNIST's training pictures, test cases its test pictures.
+
+    Args:
+        out: A path that is free.
+        data: Folder that holds `backgrounds/` and `mnist/mnist.npz`.
+        seed: Of textures' patches and digits' pictures.
+        sizes: Training, validation and test cases.
     """
     rng = np.random.default_rng(seed)
     textures = [np.asarray(Image.open(data / "backgrounds" / f"{n}.jpg").convert("RGB")) / 255 for n in TEXTURES]  # fmt: skip
@@ -78,13 +85,13 @@ def write(out: Path, data: Path, seed: int = 1, sizes: Sequence[int] = SIZES) ->
         "MNIST digits over photographs",
         {"cases": count},
         targets=("digit",),
-        relevance=({"gain": 1, "same": ["digit"]},),
+        relevance=(Relevance(1, ("digit",)),),
     )
-    out.mkdir(parents=True)
-    np.save(out / PIXELS, pixels)
-    (out / "cases").mkdir()
-    (out / "skipped.jsonl").write_text("")
-    write_cohort(out, card, cases, splits)
+    with new_folder(out) as folder:
+        np.save(folder / PIXELS, pixels)
+        (folder / "cases").mkdir()
+        (folder / "skipped.jsonl").write_text("")
+        write_cohort(folder, card, cases, splits)
 
 
 @cache
@@ -164,50 +171,52 @@ class Digit(Modality):
         return Image.fromarray(np.array(self._picture(view)))
 
 
-# ---- what is asked -----------------------------------------------------------------------------------------------------------
+# ---- what is measured -------------------------------------------------------------------------------------------
 
 
 def judge(model: MMVAE, cohort: Cohort) -> dict:
     """Coherence by number of inputs, joint coherence, linear classification, importance-sampled log-likelihood (test cases).
 
     coherence: share of generated views, given so many others, in which a classifier sees the case's digit. joint: share of
-    draws from the prior whose five views all show one digit to it. classification: accuracy of logistic regression on the
-    posterior mean, fitted on 2,000 training cases. log_likelihood: nats a case by `DRAWS` importance samples.
+    draws from the prior in all of whose five views it sees the same digit. classification: accuracy of logistic regression on the
+    posterior mean, fitted on 2,000 training cases. log_likelihood: nats per case by `DRAWS` importance samples.
     """
-    learnt = _loaded(model, cohort, cohort.split("train"))
-    test = _loaded(model, cohort, cohort.split("test"))
-    classifiers = [_classifier(cohort.root, m, learnt) for m in range(len(VIEWS))]
+    training = _pictures(model, cohort, cohort.split("train"))
+    test = _pictures(model, cohort, cohort.split("test"))
+    classifiers = [_classifier(cohort.root, m, training) for m in range(len(VIEWS))]
     torch.manual_seed(0)
     with torch.no_grad():
-        made = {
+        measured = {
             "classifiers' accuracy on real views": [
                 _share(c(x).argmax(1) == test.digit) for c, x in zip(classifiers, test.views)
             ],
             "coherence by inputs": _coherence(model, test, classifiers),
             "joint coherence": _joint(model, classifiers),
-            "linear classification by inputs": _linear(model, learnt, test),
+            "linear classification by inputs": _linear(model, training, test),
         }
-        few = _Loaded([x[:250] for x in test.views], test.digit[:250])
+        few = _Pictures([x[:250] for x in test.views], test.digit[:250])
         values = log_likelihood(_posterior(model, few, range(len(VIEWS))), lambda z: _score(model, few, z))
-    made[f"log-likelihood, {DRAWS} importance samples"] = round(float(values.mean()), 2)
-    made["its standard error"] = round(float(values.std() / len(values) ** 0.5), 2)
-    return made
+    measured[f"log-likelihood, {DRAWS} importance samples"] = round(float(values.mean()), 2)
+    measured["its standard error"] = round(float(values.std() / len(values) ** 0.5), 2)
+    return measured
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _Pictures:
+    """Each view of N cases, and the digit that they show."""
+
     views: list[Float[Tensor, "N 3 28 28"]]
     digit: Int[Tensor, " N"]
 
 
-def _loaded(model: MMVAE, cohort: Cohort, cases: Sequence[Case]) -> _Loaded:
+def _pictures(model: MMVAE, cohort: Cohort, cases: Sequence[Case]) -> _Pictures:
     data = CaseDataset(cohort, cases, model.modalities, ())
     batch = collate([data[n, 0] for n in range(len(cases))])
     digit = torch.tensor([int(case.labels["digit"]) for case in cases])
-    return _Loaded([batch.observations[role].value for role in model.roles], digit)
+    return _Pictures([batch.observations[role].value for role in model.roles], digit)
 
 
-def _classifier(root: Path, m: int, learnt: _Loaded) -> nn.Module:
+def _classifier(root: Path, m: int, training: _Pictures) -> nn.Module:
     """Of one view's pictures, from the training cases alone; kept beside the cohort."""
     torch.manual_seed(m)
     net = nn.Sequential(convolutions(), nn.Linear(64 * 16, 10))
@@ -217,8 +226,8 @@ def _classifier(root: Path, m: int, learnt: _Loaded) -> nn.Module:
         return net.eval()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     for _ in range(8):
-        for rows in torch.randperm(len(learnt.digit)).split(64):
-            loss = functional.cross_entropy(net(learnt.views[m][rows]), learnt.digit[rows])
+        for rows in torch.randperm(len(training.digit)).split(64):
+            loss = functional.cross_entropy(net(training.views[m][rows]), training.digit[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -230,11 +239,11 @@ def _share(right: Tensor) -> float:
     return round(float(right.float().mean()), 4)
 
 
-def _posterior(model: MMVAE, seen: _Loaded, inputs: Sequence[int]) -> Posterior:
-    """Of these views alone."""
-    count, encoded = len(seen.digit), {}
+def _posterior(model: MMVAE, pictures: _Pictures, inputs: Sequence[int]) -> Posterior:
+    """The joint posterior of these views alone."""
+    count, encoded = len(pictures.digit), {}
     for m in inputs:
-        encoded[m] = model.encoders[model.roles[m]](seen.views[m], None)
+        encoded[m] = model.encoders[model.roles[m]](pictures.views[m], None)
     absent = torch.zeros(count, model.latent_dim)
     mean = torch.stack([encoded[m].mean if m in encoded else absent for m in range(len(VIEWS))], 1)
     logvar = torch.stack([encoded[m].logvar if m in encoded else absent for m in range(len(VIEWS))], 1)
@@ -242,8 +251,8 @@ def _posterior(model: MMVAE, seen: _Loaded, inputs: Sequence[int]) -> Posterior:
     return model.posterior(Gaussian(mean, logvar), present)
 
 
-def _coherence(model: MMVAE, test: _Loaded, classifiers: Sequence[nn.Module]) -> dict[str, float]:
-    made = {}
+def _coherence(model: MMVAE, test: _Pictures, classifiers: Sequence[nn.Module]) -> dict[str, float]:
+    by_size = {}
     for size in range(1, len(VIEWS)):
         right = []
         for inputs in combinations(range(len(VIEWS)), size):
@@ -251,35 +260,40 @@ def _coherence(model: MMVAE, test: _Loaded, classifiers: Sequence[nn.Module]) ->
             for m in set(range(len(VIEWS))) - set(inputs):
                 drawn = model.decoders[model.roles[m]](z).mean
                 right.append(classifiers[m](drawn).argmax(1) == test.digit)
-        made[str(size)] = _share(torch.stack(right))
-    return made
+        by_size[str(size)] = _share(torch.stack(right))
+    return by_size
 
 
 def _joint(model: MMVAE, classifiers: Sequence[nn.Module], draws: int = 1000) -> float:
     z = torch.randn(draws, model.latent_dim)
-    seen = torch.stack(
+    digits = torch.stack(
         [c(model.decoders[role](z).mean).argmax(1) for c, role in zip(classifiers, model.roles)]
     )
-    return _share((seen == seen[0]).all(0))
+    return _share((digits == digits[0]).all(0))
 
 
-def _linear(model: MMVAE, learnt: _Loaded, test: _Loaded, fitted_on: int = 2000) -> dict[str, float]:
+def _linear(model: MMVAE, training: _Pictures, test: _Pictures, fitted_on: int = 2000) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression
 
-    few = _Loaded([x[:fitted_on] for x in learnt.views], learnt.digit[:fitted_on])
-    made: dict[str, list[float]] = {}
+    few = _Pictures([x[:fitted_on] for x in training.views], training.digit[:fitted_on])
+    by_size: dict[str, list[float]] = {}
     for size in range(1, len(VIEWS) + 1):
         for inputs in combinations(range(len(VIEWS)), size):
-            a, b = (_posterior(model, seen, inputs).mean.numpy() for seen in (few, test))
-            found = LogisticRegression(max_iter=1000).fit(a, few.digit.numpy())
-            made.setdefault(str(size), []).append(float(found.score(b, test.digit.numpy())))
-    return {size: round(float(np.mean(each)), 4) for size, each in made.items()}
+            a, b = (_posterior(model, pictures, inputs).mean.numpy() for pictures in (few, test))
+            classifier = LogisticRegression(max_iter=1000).fit(a, few.digit.numpy())
+            by_size.setdefault(str(size), []).append(float(classifier.score(b, test.digit.numpy())))
+    return {size: round(float(np.mean(each)), 4) for size, each in by_size.items()}
 
 
-def log_likelihood(posterior: Posterior, score, draws: int = DRAWS) -> Float[Tensor, " N"]:
+def log_likelihood(
+    posterior: Posterior, score: Callable[[Tensor], Tensor], draws: int = DRAWS
+) -> Float[Tensor, " N"]:
     """log (1/K) Σ_k p(x | z_k) p(z_k) / q(z_k), z_k ~ q (Burda et al. 2016, eq. 8): a lower bound that rises with K.
 
-    `score`: z (N, D) → log p(x | z) (N,).
+    Args:
+        posterior: q, of N cases.
+        score: z (N, D) → log p(x | z) (N,), in nats.
+        draws: K.
     """
     ratios = []
     for _ in range(draws):
@@ -289,6 +303,8 @@ def log_likelihood(posterior: Posterior, score, draws: int = DRAWS) -> Float[Ten
     return torch.logsumexp(torch.stack(ratios), 0) - float(np.log(draws))
 
 
-def _score(model: MMVAE, seen: _Loaded, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
-    each = [model.decoders[role](z).log_prob(x).flatten(1).sum(1) for role, x in zip(model.roles, seen.views)]
+def _score(model: MMVAE, pictures: _Pictures, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    each = [
+        model.decoders[role](z).log_prob(x).flatten(1).sum(1) for role, x in zip(model.roles, pictures.views)
+    ]
     return torch.stack(each).sum(0)

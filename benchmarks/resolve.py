@@ -1,34 +1,43 @@
-"""What a suite's YAML names → fusions and objectives, as `mmvae fit` would make them."""
+"""Fusions and objectives from the names in a suite's YAML, as `mmvae fit` would build them."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from mmvae.latent import fusion, objective
+from mmvae.latent import fusion as fusions
+from mmvae.latent import objective as objectives
+from mmvae.latent.fusion import Fusion
+from mmvae.latent.objective import Objective
 from mmvae.plain import from_plain
 
-ROOMS = {"fusion": fusion.__name__, "objective": objective.__name__}
+ROOMS = {"fusion": fusions.__name__, "objective": objectives.__name__}
 
 
-def plain(written: str | Mapping, room: str) -> dict:
+def plain(entry: str | Mapping, room: str) -> dict[str, Any]:
     """`PoE`, or {class_path, init_args}, as a dotted class path and arguments; a name without dots is the library's own."""
-    entry = {"class_path": written} if isinstance(written, str) else dict(written)
+    entry = {"class_path": entry} if isinstance(entry, str) else dict(entry)
     path = entry["class_path"]
-    inner = {
-        key: [plain(one, room) for one in value] if key == "terms" else value
+    arguments = {
+        key: [plain(term, room) for term in value] if key == "terms" else value
         for key, value in (entry.get("init_args") or {}).items()
     }
-    return {"class_path": path if "." in path else f"{ROOMS[room]}.{path}", "init_args": inner}
+    return {"class_path": path if "." in path else f"{ROOMS[room]}.{path}", "init_args": arguments}
 
 
-def made(written: str | Mapping, room: str) -> object:
-    """The fusion or objective itself."""
-    return from_plain(plain(written, room))
+def fusion(entry: str | Mapping) -> Fusion:
+    """The fusion that an entry names."""
+    return from_plain(plain(entry, "fusion"), Fusion)
 
 
-def short(written: str | Mapping, room: str) -> str:
+def objective(entry: str | Mapping) -> Objective:
+    """The objective that an entry names."""
+    return from_plain(plain(entry, "objective"), Objective)
+
+
+def short(entry: str | Mapping, room: str) -> str:
     """What a table calls it: the class and its arguments, e.g. `ELBO(components=sampled)`."""
-    entry = plain(written, room)
-    inner = ", ".join(
-        f"{key}={' + '.join(short(one, room) for one in value) if isinstance(value, list) else value}"
+    entry = plain(entry, room)
+    arguments = ", ".join(
+        f"{key}={' + '.join(short(term, room) for term in value) if isinstance(value, list) else value}"
         for key, value in entry["init_args"].items()
     )
-    return entry["class_path"].rsplit(".", 1)[-1] + (f"({inner})" if inner else "")
+    return entry["class_path"].rsplit(".", 1)[-1] + (f"({arguments})" if arguments else "")

@@ -16,10 +16,8 @@ from sklearn.metrics import cohen_kappa_score
 from mmvae.blocks.geometry import load_nifti
 from mmvae.case import Case
 from mmvae.cohort import Cohort
-from mmvae.evaluation.evaluate import Ranking
-from mmvae.latent.fusion import PoE
-from mmvae.latent.gaussian import euclidean_distance
-from mmvae.metrics.scores import METRICS
+from mmvae.evaluation.ranking import Ranking
+from mmvae.latent.space import RetrievalSpace
 from mmvae.phantom.patient import Patient, orads, phantom_hash, population
 from mmvae.phantom.scanner import anatomy_of, scanner_of
 from mmvae.phantom.words import TERMS, answers, reading, terms_of
@@ -38,7 +36,7 @@ def findings_accuracy(patients: list[Patient], train: int, noisy: bool, seed: in
         terms_of(reading(p, rng), rng) if noisy else [f"{q}: {a}" for q, a in answers(p.findings).items()]
         for p in patients
     ]
-    x = np.array([[name in one for name in names] for one in listed], float)
+    x = np.array([[name in of_patient for name in names] for of_patient in listed], float)
     y = np.array([p.histology for p in patients])
     models = (
         LogisticRegression(max_iter=2000, C=0.3),
@@ -53,12 +51,12 @@ def lesion_means(case: Case, root: Path, patient: Patient) -> np.ndarray:
     mask = (anatomy.mask[0::2] | anatomy.mask[1::2]).transpose(2, 1, 0)
     columns = []
     for role in (("t1", False), ("t1", True), ("t2", False), ("dwi", True), ("contrast", True)):
-        found = [a for a in case.assets if a.kind == role[0] and a.facts.get("fat_saturated") == role[1]]
+        series = [a for a in case.assets if a.kind == role[0] and a.facts.get("fat_saturated") == role[1]]
         count = {"dwi": 3, "contrast": 8}.get(role[0], 1)
-        if not found:
+        if not series:
             columns += [np.nan] * count
             continue
-        volumes, _ = load_nifti(root / found[0].uri)
+        volumes, _ = load_nifti(root / series[0].uri)
         first = volumes[0]
         scale = float(first[first > 0.1 * torch.quantile(first.flatten()[::17], 0.995)].median())
         columns += [float(v.numpy()[mask].mean()) / scale for v in volumes]
@@ -76,15 +74,14 @@ def lesion_mean_knn(cohort: Cohort, seed: int) -> float:
     rows = np.array([i for i, c in enumerate(cases) if c.patient in set(cohort.splits.fold(None).test)])
     z = torch.from_numpy(table[rows]).float()
     test = [cases[i] for i in rows]
-    ranking = Ranking(PoE(), "euclidean", tuple(cohort.card.relevance))
-    value, _ = ranking.judge(
-        euclidean_distance(z, z).numpy(), np.ones((len(rows), len(rows)), bool), test, test
-    )
-    return float(np.nanmean(value[:, METRICS.index("mAP")]))
+    ranking = Ranking(RetrievalSpace(distance="euclidean"), cohort.card.relevance)
+    distance = ranking.space.distances(z, z).numpy()
+    value, _ = ranking.judge(distance, np.ones((len(rows), len(rows)), bool), test, test)
+    return float(np.nanmean(value.mAP))
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -41,13 +41,13 @@ def rate(protocol: str, count: int, root: Path) -> float:
     started = time.process_time()
     for patient in others:
         write_study(patient, 5, root, protocol)
-    made = count / (time.process_time() - started)
+    per_second = count / (time.process_time() - started)
     shutil.rmtree(root)
-    return round(made, 2)
+    return round(per_second, 2)
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -99,15 +99,15 @@ def _tasks(work: Path) -> list[tuple[Path, list[Path]]]:
 
     raw = work / "raw"
     raw.mkdir()
-    studies, made = sorted((work / "in" / "studies").iterdir()), []
+    studies, tasks = sorted((work / "in" / "studies").iterdir()), []
     for study, case in zip(studies, Cohort.load(work / "first").cases):
         volumes = []
         for asset in case.assets:
             if asset.type == "volume":
                 volumes.append(raw / f"{case.case_id}-{len(volumes)}.npy")
                 np.save(volumes[-1], np.asanyarray(nibabel.load(work / "first" / asset.uri).dataobj))
-        made.append((study, volumes))
-    return made
+        tasks.append((study, volumes))
+    return tasks
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all rows of the phantom's bench share: roles, grid, motion, budget; and one training within it."""
+"""What all rows of the phantom's bench share: roles, grid, motion, budget; and one training within that budget."""
 
 import sys
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ MOTION = MotionRange(rotation_deg=30.0, translation_mm=5.0, scale=0.15, flip=Tru
 
 @dataclass(frozen=True)
 class Budget:
-    """What every trained row spends: epochs, cases a step, learning rate, latent dimensions; arithmetic of the networks."""
+    """What every trained row spends: epochs, cases per step, learning rate, latent dimensions, precision of the networks."""
 
     epochs: int = 20
     batch_size: int = 25
@@ -40,7 +40,7 @@ class Budget:
 
 
 def train(
-    made: MMVAE,
+    model: MMVAE,
     cohort: str,
     seed: int,
     budget: Budget,
@@ -48,7 +48,17 @@ def train(
     motion: MotionRange = MOTION,
     fold: int | None = None,
 ) -> MMVAE:
-    """The model after its budget, at the epoch with the best validation mAP."""
+    """The model after its budget, at the epoch with the best validation mAP.
+
+    Args:
+        model: Not yet fitted.
+        cohort: Folder of the cases.
+        seed: Of weights, order and visible roles.
+        budget: Epochs, batch size and precision.
+        folder: Of the checkpoint.
+        motion: Augmentation.
+        fold: Which one, where the cohort has folds.
+    """
     lightning.seed_everything(seed, verbose=False)
     data = CaseData(cohort, batch_size=budget.batch_size, motion=motion, seed=seed, fold=fold)
     keep = ModelCheckpoint(
@@ -65,7 +75,7 @@ def train(
         check_val_every_n_epoch=max(1, budget.epochs // 5),
         accelerator="cpu" if not torch.cuda.is_available() else "auto",
     )
-    trainer.fit(made, data)
+    trainer.fit(model, data)
     return MMVAE.load_from_checkpoint(keep.best_model_path)
 
 

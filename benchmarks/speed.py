@@ -1,4 +1,4 @@
-"""What the framework costs over its floor in plain PyTorch, interleaved; one process a thread setting.
+"""What the framework costs over its floor in plain PyTorch, interleaved; one process per number of threads.
 
 OMP_NUM_THREADS=1 python -m benchmarks.speed --results benchmarks/results/speed.jsonl
 OMP_NUM_THREADS=2 python -m benchmarks.speed --results benchmarks/results/speed.jsonl     # appends
@@ -49,7 +49,7 @@ RULES = {
 }
 
 
-# How large a series' networks and grid are, and how many cases a step takes.
+# How large a series' networks and grid are, and how many cases each step takes.
 SCALES = {
     "2 cores": ({"preset": "cpu"}, 8),
     "one H100": ({"preset": "h100", "shape": (24, 80, 80), "spacing_mm": (3.5, 1.75, 1.75)}, 32),
@@ -71,8 +71,8 @@ def built(cohort: Cohort, rule: str, scale: str = "2 cores") -> MMVAE:
 def whole_batch(cohort: Cohort, model: MMVAE, size: int) -> Batch:
     """So many cases that have every role, repeated as needed: the floor has no missing ones to skip."""
     data = CaseDataset(cohort, cohort.cases, model.modalities, ())
-    every = [collate([data[i, 0]]) for i in range(len(cohort.cases))]
-    whole = [i for i, one in enumerate(every) if bool(one.present.all())]
+    single = [collate([data[i, 0]]) for i in range(len(cohort.cases))]
+    whole = [i for i, batch in enumerate(single) if bool(batch.present.all())]
     batch = collate([data[whole[i % len(whole)], 0] for i in range(size)])
     return Batch(batch.observations, batch.present, tuple(f"c{i}" for i in range(size)))
 
@@ -81,10 +81,10 @@ def floor(model: MMVAE, batch: Batch, folds: int) -> torch.Tensor:
     """Each encoder once, each decoder once on a batch `folds` times as large, in plain PyTorch."""
     loss = torch.zeros(())
     for role in model.roles:
-        seen = batch.observations[role].clean()
-        q = model.encoders[role](seen.value, seen.mask)
+        observation = batch.observations[role].clean()
+        q = model.encoders[role](observation.value, observation.mask)
         z = (q.mean + (q.logvar / 2).exp() * torch.randn_like(q.mean)).float()
-        many = seen if folds == 1 else seen.rows(torch.arange(len(z)).repeat(folds))
+        many = observation if folds == 1 else observation.rows(torch.arange(len(z)).repeat(folds))
         score = masked_sum(model.decoders[role](z.repeat(folds, 1)).log_prob(many.value).float(), many.mask)
         kl = 0.5 * (q.mean.square() + q.logvar.exp() - 1 - q.logvar).sum()
         loss = loss + (kl - model.weight_of[role] * score.sum() / folds) / len(q.mean)
@@ -131,7 +131,7 @@ def ratio(above: list[float], below: list[float]) -> dict:
 
 def arithmetic(step_seconds: float) -> dict:
     """Fusion + bound alone, forward and backward, for 8 experts of 512 dimensions and 8 cases, as a share of a step."""
-    made, count, width, size = {}, 8, 512, 8
+    measured, count, width, size = {}, 8, 512, 8
     for name, fusion, objective in (
         ("PoE", PoE(), ELBO()),
         ("MVTCAE", PoE(prior_expert=False), TotalCorrelation()),
@@ -147,13 +147,13 @@ def arithmetic(step_seconds: float) -> dict:
             experts = Gaussian(mean, logvar)
             posterior = fusion(experts, present)
             score = lambda z: z.mean(-1, keepdim=True).expand(*z.shape[:-1], count)  # noqa: E731
-            seen = Evidence(posterior, experts, present, present, (present, present), score, torch.ones(count), noise, 9, fusion)  # fmt: skip
-            objective(seen).loss.backward()
+            evidence = Evidence(posterior, experts, present, present, (present, present), score, torch.ones(count), noise, 9, fusion)  # fmt: skip
+            objective(evidence).loss.backward()
 
         rounds = 3 if objective.samples(components) == 255 else 30
         seconds = float(np.median(interleaved({"x": task}, rounds)["x"]))
-        made[name] = {"seconds": round(seconds, 5), "share of a step": round(seconds / step_seconds, 4)}
-    return made
+        measured[name] = {"seconds": round(seconds, 5), "share of a step": round(seconds / step_seconds, 4)}
+    return measured
 
 
 def matrix_rate(device: torch.device, precision: torch.dtype | None) -> float:
@@ -219,7 +219,7 @@ def measure(
     model, batch = models["PoE"]
 
     @torch.no_grad()
-    def embedded():
+    def embedding():
         model.eval()
         experts, _ = model.experts(batch)
         model.posterior(experts, batch.present).mean.sum().item()
@@ -228,27 +228,29 @@ def measure(
     def bare():
         model.eval()
         for role in model.roles:
-            seen = batch.observations[role].clean()
-            model.encoders[role](seen.value, seen.mask).mean.sum().item()
+            observation = batch.observations[role].clean()
+            model.encoders[role](observation.value, observation.mask).mean.sum().item()
 
     seconds = interleaved(tasks, rounds)
-    reading = interleaved({"embedding": embedded, "floor of embedding": bare}, 3 * rounds)
+    reading = interleaved({"embedding": embedding, "floor of embedding": bare}, 3 * rounds)
     every = seconds | reading
-    made = {name: ratio(every[name], every[f"floor of {name}"]) | {"limit": LIMITS[name]} for name in LIMITS}
+    ratios = {
+        name: ratio(every[name], every[f"floor of {name}"]) | {"limit": LIMITS[name]} for name in LIMITS
+    }
     scales = SCALES if device.type == "cuda" else ("2 cores",)
     shares = {s: share_of_the_machine(cohort, s, rounds, device, precision, compiled) for s in scales}
-    return made | {
-        "fusion + bound, M = 8, D = 512": arithmetic(made["PoE"]["seconds"]),
+    return ratios | {
+        "fusion + bound, M = 8, D = 512": arithmetic(ratios["PoE"]["seconds"]),
         "share of the machine's matrix rate": shares,
     }
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=8, help="cases a step")
+    parser.add_argument("--size", type=int, default=8, help="cases per step")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--results", type=Path, help="a line is appended")
     arguments = parser.parse_args()
@@ -259,13 +261,13 @@ def main() -> None:
         write_phantom_cohort(24, 1, Path(folder) / "cohort", (20, 2, 2), jobs=1)
         cohort = Cohort.load(Path(folder) / "cohort")
         for device, precision, compiled in settings:
-            made = measure(cohort, arguments.size, arguments.rounds, device, precision, compiled)
+            measured = measure(cohort, arguments.size, arguments.rounds, device, precision, compiled)
             card = (
                 torch.cuda.get_device_name()
                 if device.type == "cuda"
                 else f"{platform.machine()}, {os.cpu_count()} cores"
             )
-            line = {"measurement": made, "threads": os.environ.get("OMP_NUM_THREADS", "unset"), "hardware": card,
+            line = {"measurement": measured, "threads": os.environ.get("OMP_NUM_THREADS", "unset"), "hardware": card,
                     "precision": str(precision or torch.float32), "compiled": compiled, "cases a step": arguments.size,
                     "rounds": arguments.rounds, "versions": versions()}  # fmt: skip
             print(json.dumps(line, indent=1))

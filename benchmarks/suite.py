@@ -1,11 +1,11 @@
-"""A suite's YAML → cells; runs what is not yet there, in as many processes as are started on the same folder."""
+"""The cells of a suite's YAML, and their run: what is not there yet, shared by all processes started on the same folder."""
 
 import contextlib
 import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,9 +23,10 @@ class Suite:
 
     Args:
         name: Of the result files.
-        cells: What is run.
-        tuning_epochs: Of each tried configuration; 0: nothing is tuned.
-        configurations: `model.*` settings, as many for each cohort and fusion; the best by validation mAP is every cell's of that pair.
+        cells: What is run, in this order.
+        tuning_epochs: Of each configuration that is tried; 0: nothing is tuned.
+        configurations: `model.*` settings, all tried for each pair of cohort and fusion; the best by validation mAP
+            becomes that of every cell of the pair.
     """
 
     name: str
@@ -40,24 +41,24 @@ class Suite:
         Raises:
             ValueError: naming what is unknown.
         """
-        written = yaml.safe_load(path.read_text())
-        unknown = set(written) - {"name", "cells", "tuning"}
+        content = yaml.safe_load(path.read_text())
+        unknown = set(content) - {"name", "cells", "tuning"}
         if unknown:
             raise ValueError(
                 f"{path.name}: unknown field {sorted(unknown)[0]!r}; expected name, cells, tuning"
             )
-        cells = [Cell.of(one) for grid in written["cells"] for one in _crossed(grid)]
-        tuning = written.get("tuning") or {}
+        cells = [Cell.of(entry) for grid in content["cells"] for entry in _crossed(grid)]
+        tuning = content.get("tuning") or {}
         unique = tuple(dict.fromkeys(cell.id for cell in cells))
         by_id = {cell.id: cell for cell in cells}
         return cls(
-            written["name"],
+            content["name"],
             tuple(by_id[i] for i in unique),
             tuning.get("epochs", 0),
             tuple(tuning.get("configurations", ())),
         )
 
-    # ---- tuning -----------------------------------------------------------------------------------------------------------
+    # ---- tuning ------------------------------------------------------------------------------------------------------
 
     def trials(self, cell: Cell) -> list[Cell]:
         """The configurations tried for this cell's cohort and fusion: supervision and objective of its first cell, random subsets, seed 1."""
@@ -83,7 +84,7 @@ class Suite:
             if not path.exists():
                 return None
             values[json.dumps(trial.settings)] = load(path)[1]["validation_mAP"]
-        return replace(cell, settings=json.loads(max(values, key=values.get)))
+        return replace(cell, settings=json.loads(max(values, key=lambda settings: values[settings])))
 
     def todo(self, work: Path) -> Iterator[Cell]:
         """Trials, then cells, as they can be run."""
@@ -94,11 +95,11 @@ class Suite:
             yield tuned
 
 
-def _unique(cells: Iterator[Cell]) -> Iterator[Cell]:
-    seen: set[str] = set()
+def _unique(cells: Iterable[Cell]) -> Iterator[Cell]:
+    listed: set[str] = set()
     for cell in cells:
-        if cell.id not in seen:
-            seen.add(cell.id)
+        if cell.id not in listed:
+            listed.add(cell.id)
             yield cell
 
 
@@ -114,7 +115,7 @@ def _unit(work: Path, cell: Cell) -> Path:
 
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Whether this process alone makes `path` now; a claim of a process that has died counts for nothing."""
+    """Whether this process alone may write `path` now; a claim of a process that has died counts for nothing."""
     claim = path.with_suffix(".claim")
     claim.parent.mkdir(parents=True, exist_ok=True)
     if claim.exists():
@@ -137,7 +138,7 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 def make(path: Path, run: Callable[[], tuple[dict, dict]]) -> None:
-    """Runs one unit unless it is there or another process is at it."""
+    """Runs one unit unless it is there or another process is running it."""
     if path.exists():
         return
     with claimed(path) as mine:
@@ -162,13 +163,13 @@ def run(suite: Suite, work: Path) -> None:
 
 
 def rows(suite: Suite, work: Path) -> list[dict]:
-    """The JSONL rows of the cells and trials made so far."""
-    made = []
+    """The JSONL rows of the cells and trials that have run so far."""
+    lines = []
     for trial in _unique(t for cell in suite.cells for t in suite.trials(cell)):
         if _unit(work, trial).exists():
-            made.append({"suite": suite.name, "part": "tuning", **row_of(*load(_unit(work, trial)))})
+            lines.append({"suite": suite.name, "part": "tuning", **row_of(*load(_unit(work, trial)))})
     for cell in suite.cells:
         tuned = suite.tuned(cell, work)
         if tuned is not None and _unit(work, tuned).exists():
-            made.append({"suite": suite.name, "part": "grid", **row_of(*load(_unit(work, tuned)))})
-    return made
+            lines.append({"suite": suite.name, "part": "grid", **row_of(*load(_unit(work, tuned)))})
+    return lines

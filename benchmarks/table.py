@@ -1,9 +1,11 @@
-"""The headline table from the units that `benchmarks.headline` made: seeds averaged by patient, paired with the default."""
+"""The headline table from the units that `benchmarks.headline` left: seeds averaged by patient, paired with the default."""
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,136 +15,158 @@ from benchmarks.setup import IMAGES, versions
 from benchmarks.units import GROUP, load
 from mmvae.cohort import Cohort
 from mmvae.evaluation.evaluate import average
-from mmvae.metrics.estimates import PerPatient, paired, summarise
+from mmvae.metrics.estimates import Estimate, PerPatient, paired, plain, read_estimate, summarise
 
 CEILING = "supervised ceiling"
+DEFAULT = "ours, report+findings"
+SEEDS = range(1, 10)
+
+Unit = tuple[dict[str, PerPatient], dict[str, Any]]
+Units = Mapping[str, Unit]
 
 
-def table(work: Path, cohort: Cohort, id_of: Callable[..., str]) -> list[dict]:
-    """The rows from the units made so far: seeds averaged by patient, paired with the default; `id_of(supervision, seed, roles)` names a unit."""
+@dataclass(frozen=True)
+class Entry:
+    """One row before any average: its name, the scores of each training, and further fields of its JSON line."""
+
+    name: str
+    parts: list[PerPatient]
+    fields: Mapping[str, Any]
+
+
+def table(work: Path, cohort: Cohort, id_of: Callable[..., str]) -> list[dict[str, Any]]:
+    """The JSON lines of the rows that the units give so far.
+
+    Args:
+        work: Folder whose `units` are read.
+        cohort: Of the phantom, whose hash and splits every line names.
+        id_of: The name of a unit from supervision, seed and roles.
+    """
     units = {path.stem: load(path) for path in sorted((work / "units").glob("*.json"))}
-    made: dict[str, tuple[PerPatient, dict]] = {}
+    entries = (*_ours(units, id_of), *_neighbours(units), *_ceilings(units))
+    rows = {entry.name: (average(entry.parts), entry) for entry in entries if entry.parts}
+    default = rows[DEFAULT][0] if DEFAULT in rows else None
+    return [_line(scores, entry, default, cohort) for scores, entry in rows.values()]
 
-    def put(name: str, parts: list[PerPatient], **extra):
+
+def _line(scores: PerPatient, entry: Entry, default: PerPatient | None, cohort: Cohort) -> dict[str, Any]:
+    metrics = {GROUP: plain(summarise(scores))}
+    if default is not None and entry.name != DEFAULT:
+        metrics[f"paired/default-{entry.name}"] = plain(paired(default, scores))
+    return {
+        "row": entry.name,
+        "metrics": metrics,
+        "seeds": len(entry.parts),
+        "by_seed_mAP": [float(np.nanmean(part.value.mAP)) for part in entry.parts],
+        **entry.fields,
+        "seed": list(range(1, len(entry.parts) + 1)),
+        "versions": versions(),
+        "hardware": platform.machine() + f", {os.cpu_count()} cores",
+        "splits": cohort.splits.sha256,
+        "phantom": cohort.card.phantom,
+        "config": entry.fields.get("config", {}),
+        "weights": entry.fields.get("weights", {}),
+    }
+
+
+def _ours(units: Units, id_of: Callable[..., str]) -> Iterator[Entry]:
+    """Each supervision, the default in other archives and by single series, and models of one series each."""
+
+    def trainings(supervision: str, roles: tuple[str, ...] = ()) -> list[Unit]:
+        return [units[i] for i in (id_of(supervision, seed, roles) for seed in SEEDS) if i in units]
+
+    def by_seed(prefix: str) -> list[PerPatient]:
+        return [units[f"{prefix}-{n}"][0][GROUP] for n in SEEDS if f"{prefix}-{n}" in units]
+
+    default = {"supervision": "report+findings"}
+    for supervision in BENCHES["phantom"].supervision:
+        parts = trainings(supervision)
+        fields: dict[str, Any] = {"supervision": supervision}
         if parts:
-            means = [float(np.nanmean(p.value[:, 3])) for p in parts]
-            made[name] = (average(parts), {"seeds": len(parts), "by_seed_mAP": means, **extra})
-
-    trained = lambda name, roles=(): [  # noqa: E731
-        units[i] for i in (id_of(name, seed, roles) for seed in range(1, 10)) if i in units
-    ]
-    for name in BENCHES["phantom"].supervision:
-        parts = trained(name)
-        extra = (
-            {
-                "validation_mAP": [e["validation_mAP"] for _, e in parts],
-                "config": parts[0][1]["config"],
-                "weights": parts[0][1]["weights"],
-            }
-            if parts
-            else {}
-        )
-        put(f"ours, {name}", [rows[GROUP] for rows, _ in parts], supervision=name, **extra)
-        if name == "report+findings":
-            for key, label in (
-                ("joint/" + GROUP, "archive joint"),
-                ("with_answers/" + GROUP, "archive that knows its reports and terms"),
+            fields["validation_mAP"] = [extra["validation_mAP"] for _, extra in parts]
+            fields |= {name: parts[0][1][name] for name in ("config", "weights")}
+        yield Entry(f"ours, {supervision}", [rows[GROUP] for rows, _ in parts], fields)
+        if supervision == "report+findings":
+            for name, key in (
+                ("ours, report+findings, archive joint", "joint/" + GROUP),
+                ("ours, report+findings, archive that knows its reports and terms", "with_answers/" + GROUP),
+                ("late fusion of this model's experts", "late/" + GROUP),
+                *((f"{role} alone, this model", role) for role in IMAGES),
             ):
-                put(f"ours, {name}, {label}", [rows[key] for rows, _ in parts], supervision=name)
-            put(
-                "late fusion of this model's experts",
-                [rows["late/" + GROUP] for rows, _ in parts],
-                supervision=name,
-            )
-            for role in IMAGES:
-                put(f"{role} alone, this model", [rows[role] for rows, _ in parts], supervision=name)
-    put(
-        "ours, report+findings, the posterior mean itself",
-        [units[f"unread-{seed}"][0][GROUP] for seed in range(1, 10) if f"unread-{seed}" in units],
-        supervision="report+findings",
-    )
+                yield Entry(name, [rows[key] for rows, _ in parts], default)
+    yield Entry("ours, report+findings, the posterior mean itself", by_seed("unread"), default)
     for role in IMAGES:
-        put(
-            f"{role} alone, own model",
-            [rows[GROUP] for rows, _ in trained("report+findings", (role,))],
-            supervision="report+findings",
-        )
-    put(
-        "late fusion of separate models",
-        [units[f"late-{seed}"][0][GROUP] for seed in range(1, 10) if f"late-{seed}" in units],
-        supervision="report+findings",
-    )
-    if "knn" in units:
-        rows, extra = units["knn"]
-        put(f"k-NN ({extra['best']})", [rows[GROUP]], supervision="none", validation=extra["validation"])
-        put("record alone, k-NN", [rows["record alone"]], supervision="none")
-    competing = {name: u for name, u in units.items() if name.startswith("ceiling-")}
-    tried = {n: {**u[1]["training"], "validation": u[1]["validation"]} for n, u in competing.items()}
+        parts = trainings("report+findings", (role,))
+        yield Entry(f"{role} alone, own model", [rows[GROUP] for rows, _ in parts], default)
+    yield Entry("late fusion of separate models", by_seed("late"), default)
+
+
+def _neighbours(units: Units) -> Iterator[Entry]:
+    """The k-NN baseline that is best by validation, and the record alone."""
+    if "knn" not in units:
+        return
+    rows, extra = units["knn"]
+    none = {"supervision": "none"}
+    yield Entry(f"k-NN ({extra['best']})", [rows[GROUP]], {**none, "validation": extra["validation"]})
+    yield Entry("record alone, k-NN", [rows["record alone"]], none)
+
+
+def _ceilings(units: Units) -> Iterator[Entry]:
+    """The supervised ceiling that is best by validation, whole and by single series, and those of fixed roles."""
+    competing = {name: unit for name, unit in units.items() if name.startswith("ceiling-")}
     if competing:
-        rows, extra = competing[max(competing, key=lambda n: competing[n][1]["validation_mAP"])]
-        config = {**extra["training"], "space": extra["space"]}
-        put(CEILING, [rows[GROUP]], supervision="labels", config=config, tried=tried)
-        put(f"{CEILING} against known labels", [rows["known labels"]], supervision="labels", config=config)
+        rows, extra = max(competing.values(), key=lambda unit: unit[1]["validation_mAP"])
+        tried = {n: {**e["training"], "validation": e["validation"]} for n, (_, e) in competing.items()}
+        fields = _ceiling_fields(extra)
+        yield Entry(CEILING, [rows[GROUP]], {**fields, "tried": tried})
+        yield Entry(f"{CEILING} against known labels", [rows["known labels"]], fields)
         for role in IMAGES:
-            put(f"{CEILING}, {role} alone", [rows[role]], supervision="labels", config=config)
+            yield Entry(f"{CEILING}, {role} alone", [rows[role]], fields)
     for name in ceiling.DEDICATED:
         if f"dedicated-{name}" in units:
             rows, extra = units[f"dedicated-{name}"]
-            config = {**extra["training"], "space": extra["space"]}
-            put(f"{CEILING}, trained on {name} only", [rows[GROUP]], supervision="labels", config=config)
-    default = made.get("ours, report+findings")
-    out = []
-    for name, (row, extra) in made.items():
-        line = {"row": name, "metrics": {GROUP: summarise(row.value, row.chance)}, **extra}
-        if default is not None and name != "ours, report+findings":
-            line["metrics"][f"paired/default-{name}"] = paired(default[0], row)
-        line |= {
-            "seed": list(range(1, extra["seeds"] + 1)),
-            "versions": versions(),
-            "hardware": platform.machine() + f", {os.cpu_count()} cores",
-        }
-        line |= {
-            "splits": cohort.splits.sha256,
-            "phantom": cohort.card.phantom,
-            "config": extra.get("config", {}),
-            "weights": extra.get("weights", {}),
-        }
-        out.append(line)
-    return out
+            yield Entry(f"{CEILING}, trained on {name} only", [rows[GROUP]], _ceiling_fields(extra))
 
 
-def ratios(lines: list[dict]) -> dict[str, float]:
-    """mAP of the default and of the row that sees labels over the ceiling of the images: the larger of its two counts."""
+def _ceiling_fields(extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {"supervision": "labels", "config": {**extra["training"], "space": extra["space"]}}
+
+
+# ---- for people -------------------------------------------------------------------------------------------------------
+
+
+def shares_of_ceiling(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """mAP of the default and of the row that sees labels, over the larger of the images' two ceilings."""
     value = {line["row"]: line["metrics"][GROUP]["mAP"]["value"] for line in lines}
     ceilings = [value[n] for n in (CEILING, f"{CEILING}, trained on images only") if n in value]
     rows = [f"ours, {name}" for name in ("report+findings", "labels") if f"ours, {name}" in value]
     return {name: value[name] / max(ceilings) for name in rows} if ceilings else {}
 
 
-def span(m: Mapping) -> str:
-    """value (low–high); a dash after a minus would be hard to read."""
-    between = " to " if m["low"] < 0 else "–"
-    return f"{m['value']:.3f} ({m['low']:.3f}{between}{m['high']:.3f})"
+def span(estimate: Estimate) -> str:
+    """value (low–high), with "to" where a dash after a minus would be hard to read."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "undefined"
+    between = " to " if estimate.low < 0 else "–"
+    return f"{estimate.value:.3f} ({estimate.low:.3f}{between}{estimate.high:.3f})"
 
 
-def markdown(lines: list[dict]) -> str:
+def markdown(lines: list[dict[str, Any]]) -> str:
     """The table for people."""
     if not lines:
         return "No row yet.\n"
-    chance = lines[0]["metrics"][GROUP]["mAP"]["chance"]
-    out = [
-        f"Of the ceiling: {', '.join(f'{name} {share:.2f}' for name, share in ratios(lines).items())}.",
+    chance = {metric: lines[0]["metrics"][GROUP][metric]["chance"] for metric in ("mAP", "P@5")}
+    text = [
+        f"Of the ceiling: {', '.join(f'{name} {share:.2f}' for name, share in shares_of_ceiling(lines).items())}.",
         "",
-    ]
-    out += [
         "| row | seeds | mAP (95 %) | P@5 (95 %) | default minus row, mAP |",
         "| --- | --- | --- | --- | --- |",
+        f"| chance | | {chance['mAP']:.3f} | {chance['P@5']:.3f} | |",
     ]
-    out.append(f"| chance | | {chance:.3f} | {lines[0]['metrics'][GROUP]['P@5']['chance']:.3f} | |")
-    for line in sorted(lines, key=lambda x: x["metrics"][GROUP]["mAP"]["value"]):
-        difference = next((m["mAP"] for key, m in line["metrics"].items() if key.startswith("paired/")), None)
-        metrics = line["metrics"][GROUP]
-        out.append(
-            f"| {line['row']} | {line['seeds']} | {span(metrics['mAP'])} | {span(metrics['P@5'])} | {span(difference) if difference else ''} |"
-        )
-    return "\n".join(out) + "\n"
+    for line in sorted(lines, key=lambda line: line["metrics"][GROUP]["mAP"]["value"]):
+        metrics = line["metrics"]
+        mAP, p_at_5 = (span(read_estimate(metrics[GROUP][metric])) for metric in ("mAP", "P@5"))
+        paired_keys = [key for key in metrics if key.startswith("paired/")]
+        difference = span(read_estimate(metrics[paired_keys[0]]["mAP"])) if paired_keys else ""
+        text.append(f"| {line['row']} | {line['seeds']} | {mAP} | {p_at_5} | {difference} |")
+    return "\n".join(text) + "\n"

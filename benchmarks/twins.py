@@ -10,6 +10,7 @@ Beside it: the lists of two patients with the same histology, and of any two pat
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,67 +19,68 @@ from scipy import stats
 
 from benchmarks.benches import SIZES
 from benchmarks.setup import IMAGES
+from mmvae.atomic import new_folder
+from mmvae.case import Case
 from mmvae.cohort import Cohort, write_cohort
-from mmvae.evaluation.evaluate import Ranking, Side
+from mmvae.evaluation.ranking import Ranking, Side
 from mmvae.metrics.estimates import resamples
 from mmvae.model import MMVAE
-from mmvae.phantom.cohort import write_case, written
-from mmvae.phantom.patient import parameters, population
+from mmvae.phantom.cohort import in_processes, write_case
+from mmvae.phantom.patient import Patient, parameters, population
 from mmvae.phantom.scanner import scanner_of
 from mmvae.retrieval.embed import embed
 from mmvae.splits import Split, Splits
 
 
 def write_twins(cohort: Cohort, sizes: tuple[int, ...], seed: int, out: Path) -> Cohort:
-    """The test patients of a phantom cohort, each on the scanner after the one she was drawn for."""
+    """The cohort at `out`, written unless it is there: the test patients of a phantom, each on the scanner after her own."""
     if out.exists():
         return Cohort.load(out)
     names = list(parameters()["scanners"])
     after = {name: names[(n + 1) % len(names)] for n, name in enumerate(names)}
     patients = population(sum(sizes), seed)[-sizes[2] :]
-    beside = out.with_name(f".{out.name}.writing")
-    write = partial(_write, after=after, seed=seed, root=beside)
-    cases = written(write, patients, os.cpu_count() or 1, lambda items, _: items)
-    names = tuple(case.patient for case in cases)
-    write_cohort(beside, cohort.card, cases, Splits((Split((), (), names),), seed=seed))
-    (beside / "skipped.jsonl").write_text("")
-    beside.rename(out)
+    with new_folder(out) as folder:
+        write = partial(_write, after=after, seed=seed, root=folder)
+        cases = in_processes(write, patients, os.cpu_count() or 1, lambda items, _: items)
+        patients = tuple(case.patient for case in cases)
+        write_cohort(folder, cohort.card, cases, Splits((Split((), (), patients),), seed=seed))
+        (folder / "skipped.jsonl").write_text("")
     return Cohort.load(out)
 
 
-def _write(patient, after, seed, root):
+def _write(patient: Patient, after: Mapping[str, str], seed: int, root: Path) -> Case:
     return write_case(patient, seed, root, "quick", after[scanner_of(patient)])
 
 
 def agreement(model: MMVAE, cohort: Cohort, twins: Cohort) -> dict:
-    """Rank correlation of each patient's two lists by the group images, and what it is between patients."""
+    """Rank correlation of each patient's two lists by the group images, and that of lists of different patients."""
     first = list(cohort.split("test"))
     by_patient = {case.patient: case for case in twins.cases}
     second = [by_patient[case.patient] for case in first]
-    relevance = tuple(cohort.card.relevance)
-    ranking = Ranking(model.rule, model.distance, relevance)
+    relevance = cohort.card.relevance
+    ranking = Ranking(model.space, relevance)
     sides = [Side.of(c, embed(model, of, c), relevance) for c, of in ((first, cohort), (second, twins))]
     rows = np.flatnonzero(sides[0].experts.having(IMAGES).any(1))
     lists = [ranking.table(side, sides[0], rows, IMAGES, "matched")[0] for side in sides]
-    value = {
-        name: ranking.judge(d, np.isfinite(d), [side.cases[i] for i in rows], sides[0].cases)[0][:, 3]
-        for name, d, side in zip(("first", "twin"), lists, sides)
-    }
-    same, alike, any_two = [], [], []
+    mAP = {}
+    for name, distance, side in zip(("first", "twin"), lists, sides):
+        queries = [side.cases[i] for i in rows]
+        mAP[name] = ranking.judge(distance, np.isfinite(distance), queries, sides[0].cases)[0].mAP
+    itself, alike, any_two = [], [], []
     rng = np.random.default_rng(0)
     histology = np.array([sides[0].cases[i].labels["histology"] for i in rows])
     for n, row in enumerate(rows):
         others = [m for m in range(len(rows)) if m != n]
         kin = [m for m in others if histology[m] == histology[n]]
-        same.append(correlation(lists[0][n], lists[1][n], row))
+        itself.append(correlation(lists[0][n], lists[1][n], row))
         alike.append(correlation(lists[0][n], lists[0][rng.choice(kin)], row) if kin else np.nan)
         any_two.append(correlation(lists[0][n], lists[0][rng.choice(others)], row))
     return {
-        "rank correlation with the twin's list": interval(np.array(same)),
+        "rank correlation with the twin's list": interval(np.array(itself)),
         "with the list of a patient of the same histology": interval(np.array(alike)),
         "with any patient's list": interval(np.array(any_two)),
-        "mAP, first examination": interval(value["first"]),
-        "mAP, twin": interval(value["twin"]),
+        "mAP, first examination": interval(mAP["first"]),
+        "mAP, twin": interval(mAP["twin"]),
     }
 
 
@@ -99,7 +101,7 @@ def interval(x: np.ndarray) -> dict[str, float | None]:
 
 
 def main() -> None:
-    """See the module's first lines."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

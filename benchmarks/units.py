@@ -1,33 +1,41 @@
-"""One unit of a benchmark on disk: per-patient rows and what made them, so that a kill costs one unit."""
+"""One unit of a benchmark on disk: scores per patient and how they came about, so that a kill costs one unit."""
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mmvae.atomic import write_atomically
 from mmvae.metrics.estimates import PerPatient
+from mmvae.metrics.scores import METRICS, Scores
 
 GROUP = "group/images"
 
 
-def save(path: Path, rows: dict[str, PerPatient], extra: dict) -> None:
-    """Per-patient rows of one unit, by rename, so that a kill costs one unit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save(path: Path, rows: Mapping[str, PerPatient], extra: Mapping[str, Any]) -> None:
+    """Writes the rows of one unit and its further fields, by rename."""
     plain = {
-        key: {"patients": list(r.patients), "value": r.value.tolist(), "chance": r.chance.tolist()}
-        for key, r in rows.items()
+        key: {
+            "patients": list(row.patients),
+            "value": row.value.table.tolist(),
+            "chance": row.chance.table.tolist(),
+        }
+        for key, row in rows.items()
     }
-    beside = path.with_suffix(".writing")
-    beside.write_text(json.dumps({"rows": plain, **extra}))
-    os.replace(beside, path)
+    write_atomically(path, json.dumps({"rows": plain, **extra}).encode())
 
 
-def load(path: Path) -> tuple[dict[str, PerPatient], dict]:
+def load(path: Path) -> tuple[dict[str, PerPatient], dict[str, Any]]:
     """What `save` wrote."""
-    kept = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     rows = {
-        k: PerPatient(tuple(r["patients"]), np.array(r["value"], float), np.array(r["chance"], float))
-        for k, r in kept.pop("rows").items()
+        key: PerPatient(tuple(row["patients"]), _scores(row["value"]), _scores(row["chance"]))
+        for key, row in content.pop("rows").items()
     }
-    return rows, kept
+    return rows, content
+
+
+def _scores(table: list[list[float]]) -> Scores:
+    return Scores(np.array(table, float).reshape(-1, len(METRICS)))

@@ -1,4 +1,4 @@
-"""Checkpoints + cohort → every number of EVALUATION.md: all subsets, matched, joint and late, with intervals and chance."""
+"""Every number of EVALUATION.md from checkpoints and a cohort: all subsets, matched, joint and late, with intervals and chance."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ UNSEEN_FROM = 90  # test patients from which the other test patients are the hea
 
 
 def subsets_of(roles: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every non-empty subset, each sorted, by size.
+    """Every non-empty subset, the roles of each sorted, smallest subsets first.
 
     >>> subsets_of(["t2", "dwi"])
     [('dwi',), ('t2',), ('dwi', 't2')]
@@ -36,7 +36,11 @@ def subsets_of(roles: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def key_of(subset: Iterable[str]) -> str:
-    """Sorted role names joined by +."""
+    """Sorted role names joined by +, as metrics.json names a subset.
+
+    >>> key_of(("t2", "dwi"))
+    'dwi+t2'
+    """
     return "+".join(sorted(subset))
 
 
@@ -46,7 +50,7 @@ class Table:
 
     Args:
         rows: By KEY.
-        classes: Class of each patient, where relevance is made of one label.
+        classes: Class of each patient, where one label decides relevance.
         protocol: Archive, splits, relevance, bootstrap, supervision …
     """
 
@@ -86,7 +90,7 @@ class Table:
 
 @dataclass
 class _Fold:
-    """One fold's queries, archives and ranking, and the rows made so far."""
+    """One fold's queries, archives and ranking, and its rows so far."""
 
     ranking: Ranking
     query: Side
@@ -101,7 +105,14 @@ class _Fold:
     def add(
         self, key: str, archive: str, which: np.ndarray, rank: Callable[[Side, np.ndarray], Distances]
     ) -> None:
-        """A row of the queries `which` against an archive; its key names the archive where that is not the headline's."""
+        """Adds a row of the queries `which` in an archive; its key names the archive unless that is the headline's.
+
+        Args:
+            key: Of the row.
+            archive: A key of `archives`.
+            which: Numbers of the queries.
+            rank: The distances of such queries in an archive.
+        """
         if not len(which):
             return
         side = self.archives[archive]
@@ -114,7 +125,7 @@ class _Fold:
     def add_points(
         self, key: str, archive: str, which: np.ndarray, using: Sequence[str], roles: ArchiveRoles
     ) -> None:
-        """A row ranked by points of the space."""
+        """Adds a row ranked by points of the space, queries formed of the roles `using`."""
         self.add(key, archive, which, lambda a, w: self.ranking.table(self.query, a, w, using, roles))
 
 
@@ -162,7 +173,10 @@ def evaluate_fold(
 
 
 def _add_rows_of_one_model(fold: _Fold, archive: str, using: Mapping[str, Sequence[str]]) -> None:
-    """Every subset that a query has whole, the named sets, and for the headline other archives' points."""
+    """Adds the rows of every subset, of the named sets and, in the headline's archive, of joint points and points with answers.
+
+    A subset's queries have all its roles; those of a named set have at least one.
+    """
     had = fold.query.experts
     for subset in subsets_of(using["full"]):
         whole = np.flatnonzero(had.having(subset).sum(1) == len(subset))
@@ -207,7 +221,7 @@ def _fold(
 
 
 def _experts(models: Sequence[MMVAE], cohort: Cohort, cases: Sequence[Case], cache: Path | None) -> Experts:
-    """One model's experts, or those of several single-role models side by side (the later one's answers are dropped)."""
+    """The experts of one model; or the points of several single-role models side by side, as experts of their roles."""
     parts = [embed(model, cohort, cases, cache=cache) for model in models]
     if len(parts) == 1:
         return parts[0]
@@ -291,7 +305,7 @@ def _refuse_other_splits(models: Sequence[MMVAE], splits: Splits) -> None:
 
 
 def _classes(cohort: Cohort, relevance: Sequence[Relevance]) -> dict[str, str]:
-    """Each patient's class, where the least relevance that counts is one label."""
+    """Each patient's class, where one label decides what counts as relevant."""
     at_least = counts_as_relevant(relevance)
     target = min((r for r in relevance if r.gain >= at_least), key=lambda level: level.gain).same
     if len(target) != 1:
@@ -300,7 +314,7 @@ def _classes(cohort: Cohort, relevance: Sequence[Relevance]) -> dict[str, str]:
 
 
 def pool(parts: Sequence[PerPatient]) -> PerPatient:
-    """Folds side by side, patients sorted: a patient is a test patient once."""
+    """The patients of all folds, sorted; each is a test patient of one fold."""
     together = PerPatient(
         tuple(patient for part in parts for patient in part.patients),
         Scores(np.concatenate([part.value.table for part in parts])),
@@ -311,8 +325,9 @@ def pool(parts: Sequence[PerPatient]) -> PerPatient:
 
 
 def average(seeds: Sequence[PerPatient]) -> PerPatient:
-    """A patient's scores averaged over seeds; all rank the same patients."""
-    if any(one.patients != seeds[0].patients for one in seeds):
+    """Each patient's scores averaged over trainings of several seeds, all of the same patients."""
+    patients = seeds[0].patients
+    if any(row.patients != patients for row in seeds):
         raise InputError("the seeds ranked different patients; they must share splits")
-    tables = (np.mean([getattr(one, side).table for one in seeds], 0) for side in ("value", "chance"))
-    return PerPatient(seeds[0].patients, *map(Scores, tables))
+    value, chance = ([getattr(row, side).table for row in seeds] for side in ("value", "chance"))
+    return PerPatient(patients, Scores(np.mean(value, 0)), Scores(np.mean(chance, 0)))

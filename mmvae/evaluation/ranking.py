@@ -1,4 +1,4 @@
-"""How queries rank an archive: by one space's points, or by late fusion of single roles; and how a ranking is judged."""
+"""How queries rank an archive: by points of a space, or by late fusion of single roles; and how a ranking is judged."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,21 +22,37 @@ Distances = tuple[Float[np.ndarray, "Q N"], Bool[np.ndarray, "Q N"]]
 
 @dataclass(frozen=True)
 class Side:
-    """Queries or an archive: labelled cases and their experts, one model's or several single-role models' side by side."""
+    """Queries or an archive: labelled cases and their experts.
+
+    The experts are those of one model, or of several single-role models side by side.
+    """
 
     cases: tuple[Case, ...]
     experts: Experts
 
     @classmethod
     def of(cls, cases: Sequence[Case], experts: Experts, relevance: Sequence[Relevance]) -> "Side":
-        """The labelled ones: cases without a label of the highest gain are on neither side."""
-        keep = np.flatnonzero(labelled([case.labels for case in cases], relevance))
+        """The cases that have every label of the highest gain: others are neither queries nor in an archive."""
+        keep = np.flatnonzero(labelled([case.labels for case in cases], relevance)).tolist()
         return cls(tuple(cases[i] for i in keep), experts.rows(keep))
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How one model ranks: its space, and the relevance that judges it."""
+    """How one model ranks: its space, and the relevance that judges it.
+
+    >>> from mmvae.case import Case, Relevance
+    >>> ranking = Ranking(RetrievalSpace(), (Relevance(1, ("histology",)),))
+    >>> queries = [Case("c1", "p1", labels={"histology": "cyst"})]
+    >>> archive = [Case("c2", "p2", labels={"histology": "fibroma"}), Case("c3", "p3", labels={"histology": "cyst"})]
+    >>> value, chance = ranking.judge(np.array([[0.2, 0.1]]), np.ones((1, 2), bool), queries, archive)
+    >>> value.mAP.tolist(), chance.mAP.tolist()
+    ([1.0], [0.75])
+
+    Args:
+        space: Forms points and compares them.
+        relevance: Levels of graded relevance, the first that applies counts.
+    """
 
     space: RetrievalSpace
     relevance: tuple[Relevance, ...]
@@ -48,7 +64,14 @@ class Ranking:
         queries: Sequence[Case],
         archive: Sequence[Case],
     ) -> tuple[Scores, Scores]:
-        """Scores of a distance table and of a random order; a query's own patient is never a neighbour."""
+        """Scores of a table of distances, and those expected of a random order; a query's own patient is never a neighbour.
+
+        Args:
+            distance: Of each archive case from each query.
+            usable: Which archive cases take part, for each query.
+            queries: Q labelled cases.
+            archive: N labelled cases.
+        """
         gain = gains([case.labels for case in queries], [case.labels for case in archive], self.relevance)
         patients = [np.array([case.patient for case in cases]) for cases in (queries, archive)]
         other = patients[0][:, None] != patients[1][None]
@@ -62,7 +85,7 @@ class Ranking:
         using: Iterable[str],
         archive_roles: ArchiveRoles,
     ) -> Distances:
-        """Distances of the queries `rows`, each with what it has of `using`, and which archive cases take part.
+        """Distances of the queries `rows`, each formed of what it has of `using`, and which archive cases take part.
 
         Args:
             query: The queries' side.
@@ -71,6 +94,9 @@ class Ranking:
             using: Roles of the queries.
             archive_roles: What the archive's points are formed of: `matched`, the roles that this query has; `joint`, all
                 query roles; `with_answers`, all. An archive case with none of them takes no part.
+
+        Returns:
+            The distance of each pair, infinite where it was not formed, and whether the archive case takes part.
         """
         had = query.experts.having(using)[rows]
         distance = np.full((len(rows), len(archive.cases)), np.inf, np.float32)
@@ -94,9 +120,16 @@ class Ranking:
     def late(
         self, query: Side, archive: Side, rows: Int[np.ndarray, " Q"], using: Iterable[str], rule: LateRule
     ) -> Distances:
-        """The same by late fusion of single roles: `zscore` sums standardised similarities, `rrf` reciprocal ranks.
+        """The same as `table` by late fusion of single roles.
 
-        A role that query or archive case lacks adds nothing; sums are divided by the number of shared roles.
+        A role that the query or the archive case lacks adds nothing; sums are divided by the number of shared roles.
+
+        Args:
+            query: The queries' side.
+            archive: Where neighbours are looked for.
+            rows: Which of the queries.
+            using: Roles of the queries.
+            rule: `zscore` sums standardised similarities, `rrf` reciprocal ranks.
         """
         total = np.zeros((len(rows), len(archive.cases)))
         shared = np.zeros_like(total)
@@ -109,15 +142,17 @@ class Ranking:
         return -total / np.maximum(shared, 1), shared > 0
 
 
-def _standardised(distance: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Minus the distance, standardised over each query's known ones."""
+def _standardised(
+    distance: Float[np.ndarray, "Q N"], known: Bool[np.ndarray, "Q N"]
+) -> Float[np.ndarray, "Q N"]:
+    """Minus the distance, standardised over the known distances of each query."""
     masked, has = np.where(known, distance, np.nan), known.any(1)
     mean, std = np.zeros(len(distance)), np.ones(len(distance))
     mean[has], std[has] = np.nanmean(masked[has], 1), np.nanstd(masked[has], 1) + 1e-9
     return -(distance - mean[:, None]) / std[:, None]
 
 
-def _reciprocal_rank(distance: np.ndarray) -> np.ndarray:
+def _reciprocal_rank(distance: Float[np.ndarray, "Q N"]) -> Float[np.ndarray, "Q N"]:
     return 1 / (RRF + 1 + np.argsort(np.argsort(distance, 1, kind="stable"), 1, kind="stable"))
 
 

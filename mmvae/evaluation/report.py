@@ -1,4 +1,4 @@
-"""An evaluation as files: metrics.json and plots, by rename at the end."""
+"""An evaluation as files, metrics.json and plots, by rename at the end."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,17 @@ from mmvae.retrieval.embed import embed
 def write_evaluation(
     models: Sequence[MMVAE], cohort: Cohort, out: Path, relevance: str | None = None
 ) -> dict[str, dict[str, Estimate]]:
-    """Writes metrics.json and plots into `out`, which is free; returns the estimates by KEY and metric."""
+    """The estimates by KEY and metric, once metrics.json and plots are written.
+
+    Args:
+        models: Loaded from checkpoints.
+        cohort: The one that they were trained on.
+        out: A path that is free.
+        relevance: One target instead of the card's graded relevance.
+
+    Raises:
+        InputError: where `out` exists, or the models cannot be evaluated on this cohort.
+    """
     with new_folder(out) as folder:
         table = evaluate(models, cohort, relevance)
         estimates = table.metrics()
@@ -34,7 +44,7 @@ def write_evaluation(
 def _plot(
     model: MMVAE, cohort: Cohort, table: Table, estimates: Mapping[str, Mapping[str, Estimate]], folder: Path
 ) -> None:
-    """Curve, bars, and the map of one model's space: with folds, of the first one's test patients."""
+    """Writes the plots; with folds the map is of the first fold's test patients."""
     subset_curve(estimates, folder / "subsets.png")
     by_class(estimates, folder / "classes.png")
     cases = [

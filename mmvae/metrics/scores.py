@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 METRICS = ("P@1", "P@5", "P@10", "mAP", "nDCG@10")
 CUTOFFS = (1, 5, 10)  # of P@k
@@ -37,18 +37,26 @@ def score(
     distance: Float[np.ndarray, "Q N"],
     gain: Float[np.ndarray, "Q N"],
     allowed: Bool[np.ndarray, "Q N"],
-    at_least: float,
+    at_least: float | int,
 ) -> tuple[Scores, Scores]:
     """Each query's metrics, and their expectation under a random order.
 
     Ties are broken by archive order. P@k divides by k however short the archive is. A query without a relevant case has
     no mAP; without any gain, no nDCG (Järvelin & Kekäläinen 2002, doi:10.1145/582415.582418, with gain 2^g − 1).
 
+    >>> distance = np.array([[0.3, 0.1, 0.2]])  # the second case is the nearest, then the third, then the first
+    >>> value, chance = score(distance, np.array([[0.0, 0.0, 1.0]]), np.ones((1, 3), bool), at_least=1)
+    >>> value["P@1"].tolist(), value.mAP.tolist()
+    ([0.0], [0.5])
+
     Args:
         distance: Of each archive case from each query.
         gain: Graded relevance of the same.
         allowed: Which archive cases a query may find.
         at_least: Smallest gain that P@k and mAP count as relevant.
+
+    Returns:
+        The scores of the Q queries, and what a random order of the allowed cases is expected to score.
     """
     distance = np.where(allowed, distance, np.inf)
     order = np.argsort(distance, axis=1, kind="stable")
@@ -70,16 +78,19 @@ def score(
     return value, chance
 
 
-def _gain_at_depth(sorted_gain, gain, size):
+def _gain_at_depth(
+    sorted_gain: Float[np.ndarray, "Q N"], gain: Float[np.ndarray, "Q N"], size: Int[np.ndarray, " Q"]
+) -> tuple[Float[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
     """nDCG of each query, and its expectation under a random order."""
     ranks = np.arange(1, gain.shape[1] + 1)
     best = -np.sort(-gain, 1)[:, :DEPTH]
     discount = 1 / np.log2(ranks[:DEPTH] + 1)
     ideal = ((2.0**best - 1) * discount).sum(1)
-    got = ((2.0 ** sorted_gain[:, :DEPTH] - 1) * discount).sum(1)
+    reached = ((2.0 ** sorted_gain[:, :DEPTH] - 1) * discount).sum(1)
     mean_power = ((2.0**sorted_gain - 1) * (ranks - 1 < size[:, None])).sum(1) / size
-    reach = (discount[None] * (ranks[:DEPTH] - 1 < size[:, None])).sum(1)
-    return np.where(ideal > 0, got / ideal, np.nan), np.where(ideal > 0, mean_power * reach / ideal, np.nan)
+    whole_discount = (discount[None] * (ranks[:DEPTH] - 1 < size[:, None])).sum(1)
+    expected = mean_power * whole_discount
+    return np.where(ideal > 0, reached / ideal, np.nan), np.where(ideal > 0, expected / ideal, np.nan)
 
 
 @cache
