@@ -290,9 +290,9 @@ def test_no_room_left_is_one_line_and_leaves_nothing(made, command, tmp_path, ca
 def test_ctrl_c_ends_with_130_and_leaves_nothing(made, command, tmp_path, monkeypatch):
     before = sorted(os.listdir(tmp_path))
     place = {
-        "embed": "mmvae.retrieval.embed.shutil.copyfile",
+        "embed": "mmvae.retrieval.embedding.shutil.copyfile",
         "index": "mmvae.retrieval.index.shutil.copyfile",
-        "evaluate": "mmvae.retrieval.report.subset_curve",
+        "evaluate": "mmvae.evaluation.report.subset_curve",
     }
 
     def stop(*_, **__):
