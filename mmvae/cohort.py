@@ -44,7 +44,7 @@ class Cohort:
         splits = None
         if (root / "splits.json").is_file():
             splits = Splits.read(_json((root / "splits.json").read_text(), "splits.json"))
-            splits.refuse_another_cohort_s(cases)
+            splits.refuse_foreign_cohort(cases)
         return cls(root, card, cases, splits)
 
     def split(self, name: str, fold: int | None = None) -> tuple[Case, ...]:

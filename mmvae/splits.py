@@ -48,16 +48,24 @@ class Splits:
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> "Splits":
-        """What `plain` gave.
+        """The splits that `plain` gave.
 
         Raises:
-            InputError: where a list is missing, or a patient stands in two.
+            InputError: where a list is missing or holds no names of patients, or a patient stands in two lists.
         """
-        folds = plain.get("folds") or [plain]
-        if any(name not in fold for fold in folds for name in PARTS):
-            raise InputError("splits.json: expected the lists train, validation and test, or folds of them")
+        folds = plain.get("folds", [plain])
+        if not isinstance(folds, list) or not folds or not all(map(_has_three_lists, folds)):
+            raise InputError(
+                "splits.json: expected the lists train, validation and test, each of patients' pseudonyms, or folds of them; "
+                "draw the splits again with `mmvae scan`"
+            )
+        group, seed = plain.get("group", "patient"), plain.get("seed", 0)
+        if not isinstance(group, str) or not isinstance(seed, int):
+            raise InputError(
+                f"splits.json: group is {group!r} and seed {seed!r}; expected a word and a whole number"
+            )
         splits = tuple(Split(*(tuple(fold[name]) for name in PARTS)) for fold in folds)
-        return cls(splits, "folds" not in plain, plain.get("group", "patient"), plain.get("seed", 0))
+        return cls(splits, "folds" not in plain, group, seed)
 
     def fold(self, number: int | None) -> Split:
         """The split with this number; None is the only one."""
@@ -83,14 +91,21 @@ class Splits:
         """Hash of the canonical JSON; goes into checkpoints and rows."""
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
-    def refuse_another_cohort_s(self, cases: Iterable[Case]) -> None:
-        """Raises an InputError where the splits name none of the cohort's patients: a file of another cohort."""
+    def refuse_foreign_cohort(self, cases: Iterable[Case]) -> None:
+        """Raises an InputError where the splits name none of the cohort's patients: they belong to another cohort."""
         patients = {case.patient for case in cases}
         named = {patient for split in self.folds for name in PARTS for patient in split.part(name)}
         if not patients & named:
             raise InputError(
                 f"splits.json names {len(named)} patients and none of the cohort's {len(patients)}: it belongs to another cohort"
             )
+
+
+def _has_three_lists(fold: object) -> bool:
+    return isinstance(fold, Mapping) and all(
+        isinstance(fold.get(name), list) and all(isinstance(patient, str) for patient in fold[name])
+        for name in PARTS
+    )
 
 
 def draw_splits(

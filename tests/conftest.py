@@ -7,12 +7,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from mmvae.cohort import Cohort
 from mmvae.phantom.cohort import write_phantom_cohort
 
 ROOT = Path(__file__).parents[1]
+# The same examples on every machine and in every run, however slow; a failing one is printed and needs no database.
+settings.register_profile("mmvae", deadline=None, derandomize=True, database=None)
+settings.load_profile("mmvae")
 _USED = []
+# Programs that some tests compare with or work through, and the Debian package that holds each.
+PACKAGES = {"strace": "strace", "dcm2niix": "dcm2niix", "dciodvfy": "dicom3tools", "dcmdump": "dcmtk"}
+
+
+def require(*programs: str) -> None:
+    """Skips the test where one of the programs is not installed; fails it where `CI=true`, since there nothing may be missing."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if not missing:
+        return
+    packages = " ".join(PACKAGES[program] for program in missing)
+    message = f"this test needs {' and '.join(missing)}, not installed here (apt-get install {packages})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{message}; with CI=true a missing program is a failure", pytrace=False)
+    pytest.skip(message)
+
+
+def pytest_runtest_setup(item):
+    """`@pytest.mark.needs("strace", …)`: looked for before any fixture is set up."""
+    for marker in item.iter_markers("needs"):
+        require(*marker.args)
 
 
 @pytest.fixture(scope="session")

@@ -9,25 +9,62 @@ import sys
 import time
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 - its log writes to the stderr of the import, which must outlive one test
 import pytest
 
+import mmvae
 from mmvae.cli import main
 from mmvae.cohort import Cohort
+from mmvae.testing import CHECKS
 
 BIN = Path(sys.executable).parent / "mmvae"
 
 
-def test_help_takes_under_a_second_and_version_is_printed():
-    best = 9.0
+def seconds(command: list[str | Path]) -> float:
+    """The fastest of three runs."""
+    taken = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run([BIN, "--help"], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - start)
-    assert best < 1.0
-    assert "not a medical device" in " ".join(done.stdout.split())
-    assert subprocess.run([BIN, "--version"], capture_output=True, text=True, check=True).stdout.startswith(
-        "mmvae 0"
+        subprocess.run(command, capture_output=True, check=True)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def test_help_costs_a_few_starts_of_python():
+    """A second on a slow machine: ten starts of the bare interpreter, measured beside it. Importing torch costs fifty."""
+    assert seconds([BIN, "--help"]) < 10 * seconds([sys.executable, "-c", "pass"])
+
+
+def heavy_after(line: str) -> list[str]:
+    """Packages in memory after a line, of those that take a second or more to import or that only some commands need."""
+    heavy = (
+        "torch",
+        "lightning",
+        "pyro",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "torchio",
+        "matplotlib",
+        "pydicom",
+        "nibabel",
+        "jsonargparse",
     )
+    code = f"import sys\ntry:\n    {line}\nexcept SystemExit:\n    pass\nprint(*[m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_help_imports_nothing_heavy():
+    assert heavy_after("from mmvae.cli import main; main(['--help'])") == []
+    assert "torch" in heavy_after("import mmvae.latent.gaussian")
+
+
+def test_help_says_what_it_is_not_and_the_version_is_printed():
+    done = subprocess.run([BIN, "--help"], capture_output=True, text=True, check=True)
+    assert "not a medical device" in " ".join(done.stdout.split())
+    said = subprocess.run([BIN, "--version"], capture_output=True, text=True, check=True).stdout
+    assert said == f"mmvae {mmvae.__version__}\n"
 
 
 def test_modalities_lists_all_and_imports_no_plugin():
@@ -118,7 +155,8 @@ def test_parquet_stands_beside_and_holds_the_means(archive):
         (["fit", "--data.cohort", "nowhere", "--model.modalities.t2=T2"], 1, "is not a cohort"),
     ],
 )
-def test_refusals_are_one_line_with_their_status(arguments, status, message, capsys):
+def test_refusals_are_one_line_with_their_status(arguments, status, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a fit without a folder makes one where it stands
     assert main(arguments) == status
     err = capsys.readouterr().err
     assert message in err
@@ -208,13 +246,11 @@ def test_a_new_modality_passes_conformance_as_it_stands(tmp_path):
         check=True,
         capture_output=True,
     )
-    import os
-
     environment = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "plugin" / "tests")],
                           env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "16 passed" in done.stdout
+    assert f"{len(CHECKS)} passed" in done.stdout
     assert main(["new-modality", "Bad Name", "--out", str(tmp_path / "x")]) == 1
 
 
@@ -254,9 +290,9 @@ def test_no_room_left_is_one_line_and_leaves_nothing(made, command, tmp_path, ca
 def test_ctrl_c_ends_with_130_and_leaves_nothing(made, command, tmp_path, monkeypatch):
     before = sorted(os.listdir(tmp_path))
     place = {
-        "embed": "mmvae.retrieval.embed.shutil.copyfile",
+        "embed": "mmvae.retrieval.embedding.shutil.copyfile",
         "index": "mmvae.retrieval.index.shutil.copyfile",
-        "evaluate": "mmvae.retrieval.report.subset_curve",
+        "evaluate": "mmvae.evaluation.report.subset_curve",
     }
 
     def stop(*_, **__):

@@ -134,11 +134,9 @@ def killed_at(call: str, when: int, folder, parts) -> tuple[bool, str]:
     return os.WIFSIGNALED(status), said
 
 
+@pytest.mark.needs("strace")
 @pytest.mark.parametrize("kills", [200])
 def test_a_kill_at_any_write_call_loses_nothing_acknowledged(embedding, part, tmp_path, kills):
-    assert shutil.which("strace"), (
-        "strace is needed to kill at a write call; install it (apt-get install strace)"
-    )
     base = Index.build(Embedding.load(part(list(range(20)), "base")), tmp_path / "index")
     parts = [part([20 + 5 * n + i for i in range(5)], f"part{n}") for n in range(4)]
     rng, died = np.random.default_rng(0), 0

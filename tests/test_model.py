@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning
@@ -20,6 +20,7 @@ from mmvae.errors import InputError
 from mmvae.latent.fusion import Hellinger, MoE, MomentMatched, MoPoE, PoE, TemperedPoE
 from mmvae.latent.gaussian import Gaussian
 from mmvae.latent.objective import ELBO, IWAE, Alignment, DReG, Sum, TotalCorrelation
+from mmvae.modality import Modality
 from mmvae.model import MMVAE
 from mmvae.plain import from_plain, to_plain
 
@@ -153,9 +154,80 @@ def test_every_parameter_has_a_gradient_when_a_role_is_wholly_absent(cohort):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@dataclass(frozen=True)
+class LinearView(Modality):
+    """x = W z + noise of variance .25, W with orthogonal columns; the encoder is p(x | z) as a Gaussian in z."""
+
+    width: int = 3
+    seed: int = 0
+
+    def weight(self) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        columns = torch.linalg.qr(torch.randn(self.width, 2, generator=generator))[0]
+        return columns * torch.tensor([0.5, 1.5])
+
+    def read(self, view):
+        raise NotImplementedError
+
+    def blank(self):
+        return Observation(torch.zeros(self.width), torch.zeros(self.width, dtype=torch.bool))
+
+    def encoder(self, latent_dim):
+        return _LinearExpert(self.weight())
+
+    def decoder(self, latent_dim):
+        return _LinearDecoder(self.weight())
+
+    def render(self, view):
+        return ""
+
+
+class _LinearExpert(torch.nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)
+
+    def forward(self, value, mask):
+        square = self.weight.square().sum(0)
+        return Gaussian(value @ self.weight / square, (0.25 / square).log().expand(len(value), 2))
+
+
+class _LinearDecoder(_LinearExpert):
+    def forward(self, z):
+        return torch.distributions.Normal(z @ self.weight.T, 0.5)
+
+
 def test_weights_of_one_give_the_exact_bound_and_balanced_divides_by_the_values(cohort):
-    model = build(cohort, weights={"terms": 1.0})
-    assert model.weight_of == {"t2": 300 / (6 * 16 * 16), "clinical": 300 / 7, "terms": 1.0}
+    """With the exact posterior p(x, z) / q(z) is p(x) whatever z is, and p(x) of a linear-Gaussian model is a normal density."""
+    from scipy.stats import multivariate_normal
+
+    def loss(weights):
+        recipes = {"a": LinearView(3, 1), "b": LinearView(5, 2)}
+        model = MMVAE(recipes, latent_dim=2, fusion=PoE(), objective=IWAE(4), weights=weights)
+        model.fit_recipes(cohort, cohort.split("train"))
+        values = [torch.randn(6, width, generator=torch.Generator().manual_seed(width)) for width in (3, 5)]
+        seen = {role: Observation(x, torch.ones_like(x, dtype=torch.bool)) for role, x in zip("ab", values)}
+        present = torch.tensor([[True, True]] * 3 + [[True, False]] * 2 + [[False, True]])
+        return (
+            model.bound(Batch(seen, present, tuple("uvwxyz")), training=False).bound.loss.item(),
+            values,
+            present,
+        )
+
+    found, values, present = loss({"a": 1.0, "b": 1.0})
+    log_p = 0.0
+    for row in range(6):
+        here = [m for m in (0, 1) if present[row, m]]
+        weight = torch.cat([(LinearView(3, 1), LinearView(5, 2))[m].weight() for m in here])
+        x = torch.cat([values[m][row] for m in here])
+        covariance = weight @ weight.T + 0.25 * torch.eye(len(x))
+        log_p += multivariate_normal.logpdf(x.numpy(), cov=covariance.numpy()) / 6
+    assert found == pytest.approx(-log_p, rel=1e-4)
+    balanced = build(cohort, weights={"terms": 1.0})
+    assert balanced.weight_of == {"t2": 300 / (6 * 16 * 16), "clinical": 300 / 7, "terms": 1.0}
+    assert loss({"a": 1.0, "b": 2.0})[0] != pytest.approx(
+        -log_p, rel=1e-2
+    )  # any other weight is another bound
 
 
 def test_some_role_is_always_visible_and_the_draw_is_keyed_by_case_and_epoch(cohort):
