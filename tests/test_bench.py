@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -331,8 +332,41 @@ def test_operations_of_a_step_are_counted_forward_and_backward():
     assert speed.operations(lambda: layer(x).sum().backward()) == 2 * (2 * 2 * 5 * 4 * 6 * 8 * 3 * 27)
 
 
-def test_a_step_reaches_a_share_of_the_machines_matrix_rate(tmp_path):
+class OneLayer(torch.nn.Module):
+    """A model whose step takes 2 · 5 · 7 · 11 operations forward and as many for the gradient of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(7, 11, bias=False)
+
+    def bound(self, batch):
+        return SimpleNamespace(loss=self.layer(batch).sum())
+
+
+@pytest.mark.parametrize("share", [0.37, 0.8])
+def test_a_steps_share_is_its_operations_by_hand_over_its_time_and_the_rate_of_a_matrix_product(
+    monkeypatch, share
+):
+    by_hand, rate = (
+        2 * (2 * 5 * 7 * 11),
+        2 * 1024**3 / 0.5,
+    )  # a product of 1,024 rows and columns in half a second
+    seconds = {"step": by_hand / rate / share, "product": 0.5}
+    clock = lambda tasks, rounds: {name: [seconds[task.__name__]] * rounds for name, task in tasks.items()}  # noqa: E731
+    monkeypatch.setattr(speed, "interleaved", clock)
+    monkeypatch.setattr(speed, "built", lambda *_: OneLayer())
+    monkeypatch.setattr(speed, "whole_batch", lambda *_: torch.randn(5, 7))
+    measured = speed.share_of_the_machine(None, "2 cores", 3, torch.device("cpu"), None, False)
+    assert measured["share"] == pytest.approx(share, abs=1e-4)
+    assert measured["matrix rate, TFLOP/s"] == pytest.approx(rate / 1e12, abs=1e-3)
+
+
+def test_a_step_on_twice_as_many_cases_takes_twice_the_operations(tmp_path):
     write_phantom_cohort(6, 1, tmp_path / "cohort", (4, 1, 1), jobs=1)
     cohort = Cohort.load(tmp_path / "cohort")
-    made = speed.share_of_the_machine(cohort, "2 cores", 1, torch.device("cpu"), None, False)
-    assert 0 < made["share"] < 1
+    model = speed.built(cohort, "PoE")
+    batches = [speed.whole_batch(cohort, model, size) for size in (2, 4)]
+    counts = [
+        speed.operations(speed.stepper(model, lambda b=batch: model.bound(b).loss, None)) for batch in batches
+    ]
+    assert counts[1] == 2 * counts[0] > 0
