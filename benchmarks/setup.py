@@ -14,6 +14,7 @@ from mmvae.batch import MotionRange
 from mmvae.data import CaseData
 from mmvae.model import MMVAE
 from mmvae.model.monitor import RetrievalMonitor
+from mmvae.plain import trust
 
 IMAGES = ("t1", "t1_fs", "t2", "dwi", "contrast")
 PAIR = ("dwi", "t2")  # the pair whose ceiling has a training of its own
@@ -76,6 +77,7 @@ def train(
         accelerator="cpu" if not torch.cuda.is_available() else "auto",
     )
     trainer.fit(model, data)
+    trust(__name__.split(".")[0])  # a checkpoint of digits names a modality of this package
     return MMVAE.load_from_checkpoint(keep.best_model_path)
 
 

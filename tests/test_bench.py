@@ -5,19 +5,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from benchmarks import benches, joined, polymnist, speed, twins
+from benchmarks import benches, joined, polymnist, resolve, speed, twins
 from benchmarks.__main__ import main
 from benchmarks.baseline import knn
 from benchmarks.benches import BENCHES
 from benchmarks.cell import Cell, series_of, thinned
 from benchmarks.report import pooled, ratio_interval, write
-from benchmarks.resolve import made, short
 from benchmarks.suite import Suite, claimed
 from benchmarks.units import GROUP, load
 from mmvae.cli import main as mmvae
@@ -26,6 +26,7 @@ from mmvae.latent.fusion import Hellinger, MomentMatched
 from mmvae.latent.gaussian import Gaussian, Posterior
 from mmvae.latent.objective import ELBO, Alignment, Sum
 from mmvae.metrics.estimates import PerPatient
+from mmvae.metrics.scores import Scores
 from mmvae.model import MMVAE
 from mmvae.phantom.cohort import write_phantom_cohort
 
@@ -73,7 +74,9 @@ def test_what_is_there_is_not_run_again_and_a_dead_process_claims_nothing(work, 
     assert all(path.stat().st_mtime_ns == stamps[path] for path in units if path != gone)
     after = load(gone)
     for key, row in before[0].items():
-        np.testing.assert_array_equal(row.value, after[0][key].value)  # the same seed gives the same run
+        np.testing.assert_array_equal(
+            row.value.table, after[0][key].value.table
+        )  # the same seed, the same run
 
 
 def test_a_unit_that_another_process_makes_is_left_to_it(tmp_path):
@@ -118,7 +121,7 @@ def test_a_bar_missed_on_another_phantom_is_named_first(work, tmp_path):
     value = lambda v: {"value": v, "low": v, "high": v, "chance": 0.1, "n": 9}  # noqa: E731
     row = lambda name, v: {"row": name, "seeds": 1, "metrics": {GROUP: {"mAP": value(v), "P@5": value(v)}}}  # noqa: E731
     rows = [row("ours, report+findings", 0.4), row("ours, labels", 0.5), row("supervised ceiling", 0.5)]
-    (tmp_path / "headline-7.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "headline-7.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
     write(work, tmp_path, None)
     text = (tmp_path / "report.md").read_text()
     missed, met = text.split("Bars met:")
@@ -146,11 +149,11 @@ def test_a_thinned_cohort_lacks_so_many_training_series_and_leaves_the_others_wh
 
 
 def test_names_in_a_suite_are_what_fit_would_make():
-    assert made("Hellinger", "fusion") == Hellinger()
-    assert made({"class_path": "mmvae.latent.fusion.MomentMatched"}, "fusion") == MomentMatched(Hellinger())
+    assert resolve.fusion("Hellinger") == Hellinger()
+    assert resolve.fusion({"class_path": "mmvae.latent.fusion.MomentMatched"}) == MomentMatched(Hellinger())
     both = {"class_path": "Sum", "init_args": {"terms": ["ELBO", {"class_path": "Alignment", "init_args": {"weight": 3.0}}]}}  # fmt: skip
-    assert made(both, "objective") == Sum((ELBO(), Alignment(3.0)))
-    assert short(both, "objective") == "Sum(terms=ELBO + Alignment(weight=3.0))"
+    assert resolve.objective(both) == Sum((ELBO(), Alignment(3.0)))
+    assert resolve.short(both, "objective") == "Sum(terms=ELBO + Alignment(weight=3.0))"
 
 
 @pytest.mark.parametrize(
@@ -175,13 +178,14 @@ def test_every_suite_reads_and_no_two_cells_share_a_file():
 
 def test_pooling_and_ratios_by_loops():
     rng = np.random.default_rng(0)
-    a = PerPatient(("x", "y"), rng.random((2, 5)), rng.random((2, 5)))
-    b = PerPatient(("y", "z"), rng.random((2, 5)), rng.random((2, 5)))
-    got = pooled([a, b])
-    assert got.patients == ("x", "y", "z")
-    np.testing.assert_allclose(got.value, [a.value[0], (a.value[1] + b.value[0]) / 2, b.value[1]])
+    a = PerPatient(("x", "y"), Scores(rng.random((2, 5))), Scores(rng.random((2, 5))))
+    b = PerPatient(("y", "z"), Scores(rng.random((2, 5))), Scores(rng.random((2, 5))))
+    both = pooled([a, b])
+    assert both.patients == ("x", "y", "z")
+    first, second = a.value.table, b.value.table
+    np.testing.assert_allclose(both.value.table, [first[0], (first[1] + second[0]) / 2, second[1]])
     ratio, low, high = ratio_interval(a, b)
-    assert ratio == pytest.approx(a.value[1, 3] / b.value[0, 3])
+    assert ratio == pytest.approx(first[1, 3] / second[0, 3])
     assert low == pytest.approx(high) == pytest.approx(ratio)
 
 
@@ -214,11 +218,11 @@ def test_tables_become_views_without_dates_and_both_model_and_neighbours_find_a_
     bench = BENCHES["glioma_radiomics"]
     monkeypatch.setattr(benches.Bench, "cohort", lambda self, work, seed, sizes=(): tables)
     rows, chosen = knn(cohort, bench)
-    assert np.nanmean(rows["cohort|best"].value[:, 3]) > 0.9  # chance is about .5
+    assert np.nanmean(rows["cohort|best"].value.mAP) > 0.9  # chance is about .5
     assert len(chosen["chosen"]["cohort"]) == 5
     cell = Cell(cohort="glioma_radiomics", supervision="none", epochs=10)
     rows, extra = cell.run(tmp_path)
-    assert np.nanmean(rows["group/images"].value[:, 3]) > 0.8
+    assert np.nanmean(rows["group/images"].value.mAP) > 0.8
     assert len(rows["group/images"].patients) == 60 and extra["supervision"] == "none"
 
 
@@ -227,7 +231,7 @@ def test_a_digit_s_picture_is_the_texture_where_there_is_no_ink_and_its_inverse_
     texture = rng.random((40, 50, 3))
     ink = np.zeros((28, 28))
     ink[5:9, 7:20] = 1.0
-    made = polymnist.compose(ink, texture, np.random.default_rng(0))
+    composed = polymnist.compose(ink, texture, np.random.default_rng(0))
     whole = polymnist.compose(np.zeros((28, 28)), texture, np.random.default_rng(0))
     places = [
         (i, j) for i in range(13) for j in range(23) if np.array_equal(texture[i : i + 28, j : j + 28], whole)
@@ -236,7 +240,7 @@ def test_a_digit_s_picture_is_the_texture_where_there_is_no_ink_and_its_inverse_
     for i in range(28):
         for j in range(28):
             wanted = 1 - whole[i, j] if ink[i, j] else whole[i, j]
-            np.testing.assert_allclose(made[i, j], wanted)
+            np.testing.assert_allclose(composed[i, j], wanted)
 
 
 def test_importance_samples_give_the_known_evidence_of_a_linear_gaussian_model():
@@ -309,12 +313,12 @@ def test_lists_correlate_without_the_patient_herself_and_only_where_both_rank():
 def test_twins_are_the_test_patients_on_other_scanners_and_agree_with_themselves(phantom, trained, tmp_path):
     cohort = Cohort.load(phantom)
     sizes = tuple(len(getattr(cohort.splits.fold(None), n)) for n in ("train", "validation", "test"))
-    made = twins.write_twins(cohort, sizes, cohort.splits.seed, tmp_path / "twins")
-    assert {case.patient for case in made.cases} == {case.patient for case in cohort.split("test")}
-    first, second = cohort.split("test")[0], made.cases[0]
+    again = twins.write_twins(cohort, sizes, cohort.splits.seed, tmp_path / "twins")
+    assert {case.patient for case in again.cases} == {case.patient for case in cohort.split("test")}
+    first, second = cohort.split("test")[0], again.cases[0]
     assert (first.patient, first.terms, first.labels) == (second.patient, second.terms, second.labels)
     assert first.assets[0].sha256 != second.assets[0].sha256  # scanned anew
-    found = twins.agreement(MMVAE.load_from_checkpoint(trained), cohort, made)
+    found = twins.agreement(MMVAE.load_from_checkpoint(trained), cohort, again)
     itself = twins.agreement(MMVAE.load_from_checkpoint(trained), cohort, cohort)
     assert itself["rank correlation with the twin's list"]["value"] == pytest.approx(1)
     assert found["rank correlation with the twin's list"]["value"] < 1
@@ -328,8 +332,41 @@ def test_operations_of_a_step_are_counted_forward_and_backward():
     assert speed.operations(lambda: layer(x).sum().backward()) == 2 * (2 * 2 * 5 * 4 * 6 * 8 * 3 * 27)
 
 
-def test_a_step_reaches_a_share_of_the_machines_matrix_rate(tmp_path):
+class OneLayer(torch.nn.Module):
+    """A model whose step takes 2 · 5 · 7 · 11 operations forward and as many for the gradient of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(7, 11, bias=False)
+
+    def bound(self, batch):
+        return SimpleNamespace(loss=self.layer(batch).sum())
+
+
+@pytest.mark.parametrize("share", [0.37, 0.8])
+def test_a_steps_share_is_its_operations_by_hand_over_its_time_and_the_rate_of_a_matrix_product(
+    monkeypatch, share
+):
+    by_hand, rate = (
+        2 * (2 * 5 * 7 * 11),
+        2 * 1024**3 / 0.5,
+    )  # a product of 1,024 rows and columns in half a second
+    seconds = {"step": by_hand / rate / share, "product": 0.5}
+    clock = lambda tasks, rounds: {name: [seconds[task.__name__]] * rounds for name, task in tasks.items()}  # noqa: E731
+    monkeypatch.setattr(speed, "interleaved", clock)
+    monkeypatch.setattr(speed, "built", lambda *_: OneLayer())
+    monkeypatch.setattr(speed, "whole_batch", lambda *_: torch.randn(5, 7))
+    measured = speed.share_of_the_machine(None, "2 cores", 3, torch.device("cpu"), None, False)
+    assert measured["share"] == pytest.approx(share, abs=1e-4)
+    assert measured["matrix rate, TFLOP/s"] == pytest.approx(rate / 1e12, abs=1e-3)
+
+
+def test_a_step_on_twice_as_many_cases_takes_twice_the_operations(tmp_path):
     write_phantom_cohort(6, 1, tmp_path / "cohort", (4, 1, 1), jobs=1)
     cohort = Cohort.load(tmp_path / "cohort")
-    made = speed.share_of_the_machine(cohort, "2 cores", 1, torch.device("cpu"), None, False)
-    assert 0 < made["share"] < 1
+    model = speed.built(cohort, "PoE")
+    batches = [speed.whole_batch(cohort, model, size) for size in (2, 4)]
+    counts = [
+        speed.operations(speed.stepper(model, lambda b=batch: model.bound(b).loss, None)) for batch in batches
+    ]
+    assert counts[1] == 2 * counts[0] > 0

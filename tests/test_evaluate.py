@@ -1,4 +1,4 @@
-"""What a headline number may not see, both ways; subsets, keys and archives as EVALUATION.md says."""
+"""What a headline number may not see, both ways; subsets, keys and archives as EVALUATION.md says; late fusion of models."""
 
 import json
 import shutil
@@ -11,7 +11,10 @@ from mmvae.cli import main
 from mmvae.cohort import Cohort
 from mmvae.errors import InputError
 from mmvae.evaluation.evaluate import evaluate, subsets_of
+from mmvae.evaluation.report import write_evaluation
+from mmvae.metrics.scores import METRICS
 from mmvae.model import MMVAE
+from mmvae.retrieval.embed import embed
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,15 @@ def model(trained):
 @pytest.fixture(scope="module")
 def table(model, cohort):
     return evaluate([model], cohort)
+
+
+# Of t1, t2, contrast and clinical, written out.
+SUBSETS = {
+    "t1", "t2", "contrast", "clinical",
+    "t1+t2", "contrast+t1", "clinical+t1", "contrast+t2", "clinical+t2", "clinical+contrast",
+    "contrast+t1+t2", "clinical+t1+t2", "clinical+contrast+t1", "clinical+contrast+t2",
+    "clinical+contrast+t1+t2",
+}  # fmt: skip
 
 
 def with_other_answers(phantom, cohort, folder):
@@ -43,7 +55,7 @@ def with_other_answers(phantom, cohort, folder):
 
 
 def headline(table):
-    return {key: row.value for key, row in table.rows.items() if not key.startswith("with_answers/")}
+    return {key: row.value.table for key, row in table.rows.items() if not key.startswith("with_answers/")}
 
 
 def test_answers_of_test_cases_change_no_headline_number_by_one_bit(model, table, phantom, cohort, tmp_path):
@@ -54,15 +66,13 @@ def test_answers_of_test_cases_change_no_headline_number_by_one_bit(model, table
         np.testing.assert_array_equal(a[key], b[key])
     # The answers did change: an archive that encodes them moves.
     assert not np.array_equal(
-        _with_answers_means(model, cohort), _with_answers_means(model, Cohort.load(tmp_path / "other"))
+        points_with_answers(model, cohort), points_with_answers(model, Cohort.load(tmp_path / "other"))
     )
 
 
-def _with_answers_means(model, cohort):
-    from mmvae.retrieval.embed import embed
-
+def points_with_answers(model, cohort):
     experts = embed(model, cohort, cohort.split("test"))
-    return experts.means(model.rule, experts.present)
+    return experts.points(model.space, experts.present)
 
 
 def test_an_answer_role_moved_out_of_the_list_does_see_a_change(trained, phantom, cohort, tmp_path):
@@ -74,21 +84,28 @@ def test_an_answer_role_moved_out_of_the_list_does_see_a_change(trained, phantom
     a = evaluate([leaky], replace(cohort, card=open_card))
     b = evaluate([leaky], replace(other, card=open_card))
     assert any(
-        not np.array_equal(a.rows[k].value, b.rows[k].value, equal_nan=True)
+        not np.array_equal(a.rows[k].value.table, b.rows[k].value.table, equal_nan=True)
         for k in a.rows
         if "terms" in k or k == "full"
     )
 
 
 def test_every_subset_of_the_query_roles_is_a_key_and_small_test_sets_use_the_training_archive(table):
-    roles = ["t1", "t2", "contrast", "clinical"]
-    wanted = {"+".join(subset) for subset in subsets_of(roles)}
-    assert len(wanted) == 15
-    assert wanted <= set(table.rows)
-    assert {"full", "group/images", "late/full", "joint/full", "with_answers/full", "unseen/full"} <= set(
-        table.rows
-    )
+    subsets = {key for key in table.rows if "/" not in key} - {"full"}
+    assert subsets == SUBSETS
+    assert {key.removeprefix("unseen/") for key in table.rows if key.startswith("unseen/")} == SUBSETS | {
+        "full", "group/images"
+    }  # fmt: skip
+    assert set(table.rows) >= {
+        "full", "group/images", "late/full", "late/group/images", "joint/full", "with_answers/full"
+    }  # fmt: skip
     assert table.protocol["archive"] == "training"
+
+
+def test_subsets_are_all_of_them_by_size_each_sorted():
+    assert subsets_of(["t2", "t1", "dwi"]) == [
+        ("dwi",), ("t1",), ("t2",), ("dwi", "t1"), ("dwi", "t2"), ("t1", "t2"), ("dwi", "t1", "t2")
+    ]  # fmt: skip
 
 
 def test_a_subset_s_queries_have_all_its_roles(table, cohort):
@@ -122,3 +139,79 @@ def test_a_checkpoint_of_other_splits_is_refused(model, cohort):
     moved = replace(split, train=split.train[1:], test=(*split.test, split.train[0]))
     with pytest.raises(InputError, match="trained on other splits"):
         evaluate([model], replace(cohort, splits=replace(cohort.splits, folds=(moved,))))
+
+
+# ---- late fusion of separate models ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def separate(trained):
+    """Two models of one query role each, with the weights of the trained one."""
+
+    def alone(role):
+        whole = MMVAE.load_from_checkpoint(trained)
+        model = MMVAE({role: whole.modalities[role]}, latent_dim=whole.latent_dim, fusion=whole.rule)
+        model.supervision, model.data_identity = dict(whole.supervision), dict(whole.data_identity)
+        model.build()
+        kept = {k: v for k, v in whole.state_dict().items() if k.split(".")[1:2] == [role]}
+        model.load_state_dict(kept, strict=False)
+        return model.eval()
+
+    return [alone("t2"), alone("clinical")]
+
+
+def test_several_models_are_fused_late_and_summarised_though_no_row_is_full(separate, cohort, tmp_path):
+    table = evaluate(separate, cohort)
+    assert {key for key in table.rows if "/" not in key} == {"t2", "clinical"}
+    assert "late/full" in table.rows and "full" not in table.rows
+    estimates = table.metrics()  # raised KeyError: 'full' in release 0.1
+    assert set(estimates["late/full"]) == set(METRICS)
+    assert {"macro/t2", "macro/clinical"} <= set(estimates)
+    assert not any(key.startswith("paired/") for key in estimates)
+    write_evaluation(separate, cohort, tmp_path / "late")
+    written = json.loads((tmp_path / "late" / "metrics.json").read_text())
+    assert written["late/full"]["mAP"]["n"] == estimates["late/full"]["mAP"].n > 0
+    assert len(written["fingerprint"]) == 2
+
+
+def test_late_fusion_of_separate_models_is_the_mean_of_reciprocal_ranks_or_of_standardised_similarities(
+    separate, cohort
+):
+    """By loops over queries, roles and archive cases, from each model's own points."""
+    found = evaluate(separate, cohort).rows["late/full"]
+    archive, queries = cohort.split("train"), cohort.split("test")
+    fused = {"zscore": {}, "rrf": {}}
+    for query in queries:
+        sums = {rule: {case.case_id: [] for case in archive} for rule in fused}
+        for model in separate:
+            distance = distances_by_model(model, cohort, query, archive)
+            known = np.array([d for d in distance.values() if d is not None])
+            for name, d in distance.items():
+                if d is not None:
+                    sums["rrf"][name].append(1 / (60 + 1 + (known < d).sum()))
+                    sums["zscore"][name].append(-(d - known.mean()) / (known.std() + 1e-9))
+        for rule, by_case in sums.items():
+            order = sorted((c for c in by_case if by_case[c]), key=lambda c: -np.mean(by_case[c]))
+            fused[rule][query.patient] = average_precision(cohort, query, order)
+    means = [np.nanmean([fused[rule][patient] for patient in found.patients]) for rule in fused]
+    assert any(np.nanmean(found.value.mAP) == pytest.approx(mean, abs=1e-6) for mean in means)
+
+
+def distances_by_model(model, cohort, query, archive):
+    """Cosine distance of the query to each archive case in the model's space; None where either lacks the role."""
+    experts = embed(model, cohort, [query, *archive])
+    points, has = experts.points(model.space, experts.present).astype(float), experts.present.any(1)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    return {
+        case.case_id: float(1 - unit[0] @ unit[n]) if has[0] and has[n] else None
+        for n, case in enumerate(archive, 1)
+    }
+
+
+def average_precision(cohort, query, order):
+    hits, total = 0, 0.0
+    for rank, name in enumerate(order, 1):
+        if cohort.case(name).labels["histology"] == query.labels["histology"]:
+            hits += 1
+            total += hits / rank
+    return total / hits if hits else np.nan

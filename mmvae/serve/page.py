@@ -5,14 +5,16 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL.Image import Image
-
+from mmvae.atomic import write_atomically
 from mmvae.case import Case
 from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
+from mmvae.metrics.estimates import read_estimate
+from mmvae.metrics.scores import METRICS
 from mmvae.model import MMVAE
-from mmvae.retrieval.search import Result
+from mmvae.retrieval.search import Neighbour, Result
 from mmvae.serve.show import STYLE, as_html
 
 _MORE = """body{max-width:94rem}.cases{display:flex;gap:.7rem;overflow-x:auto;padding-bottom:.6rem}.case{flex:1 0 12.5rem;border:1px solid #d8dee4;border-radius:.4rem;padding:.6rem;font-size:.85rem}
@@ -22,131 +24,175 @@ _MORE = """body{max-width:94rem}.cases{display:flex;gap:.7rem;overflow-x:auto;pa
 .plots img{max-width:100%;image-rendering:auto;background:#fff}.absent{aspect-ratio:1;display:flex;align-items:center;justify-content:center;background:#eef1f4;color:#5b6874}"""
 
 
+NO_SUBSET = ("full", "protocol", "fingerprint")  # keys of metrics.json without a slash or plus
+
+
 @dataclass(frozen=True)
-class Answered:
+class Answer:
     """A query case and what the search found."""
 
     case: Case
     result: Result
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a page says beside its pictures and numbers.
+
+    Args:
+        title: Of the page.
+        lead: Its first paragraph, as HTML.
+        command: Lines that a reader may run to search.
+        target: Label by which a neighbour is called the same or another.
+    """
+
+    title: str
+    lead: str
+    command: str
+    target: str
+
+
+def write_page(
+    out: Path,
+    words: Words,
+    model: MMVAE,
+    cohort: Cohort,
+    answers: Sequence[Answer],
+    metrics: Mapping[str, Any],
+    plots: Mapping[str, Path],
+) -> None:
+    """Writes the page; its pictures and plots are inside it.
+
+    Args:
+        out: An HTML file; one that exists is replaced.
+        words: Title, lead, command and target.
+        model: Whose roles are shown.
+        cohort: Holds the queries and their neighbours.
+        answers: Example queries.
+        metrics: What metrics.json holds.
+        plots: Files of PNG pictures by caption; those that are not there are left out.
+    """
+    data = CaseDataset(cohort, list(cohort.cases), model.modalities, model.answer_roles)
+    examples = "".join(_answer(answer, data, words.target, n) for n, answer in enumerate(answers, 1))
+    protocol, escape = metrics["protocol"], html.escape
+    page = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(words.title)}</title><style>{STYLE}{_MORE}</style><h1>{escape(words.title)}</h1>"
+        "<p class=warn>Research software, not a medical device. The patients are digital: "
+        f"the scores prove engineering, never clinical value.</p><p>{words.lead}</p>{examples}"
+        f"<h2>Search by yourself</h2><pre>{escape(words.command)}</pre>"
+        f"<h2>How good it is</h2><p class=note>Queries: test cases. Archive: {escape(str(protocol['archive']))} cases, "
+        "own patient excluded, formed from the roles that each query has. Supervision in training: "
+        f"{escape(', '.join(protocol['supervision']))}; none of it is in a query. Brackets: 95 % bootstrap over patients.</p>"
+        f"<div style='overflow-x:auto'><table><tr><th>query<th>{'<th>'.join(METRICS)}<th>n</tr>"
+        f"{''.join(_metric_row(metrics, key) for key in _keys(metrics))}</table></div>"
+        f"<div class=plots>{_plots(plots)}</div></html>"
+    )
+    write_atomically(out.absolute(), page.encode())
+
+
+# ---- examples ---------------------------------------------------------------------------------------------------------------
+
+
+def _answer(answer: Answer, data: CaseDataset, target: str, number: int) -> str:
+    """A query and its neighbours side by side."""
+    case, escape = answer.case, html.escape
+    label = str(case.labels.get(target))
+    cards = [
+        f"<div class='case query'><h3>Query {number}: {escape(label)}</h3>{_pictures(case, data)}{_reports(case, data)}</div>",
+        *(
+            _neighbour(neighbour, rank, data, target, label)
+            for rank, neighbour in enumerate(answer.result.neighbours, 1)
+        ),
+    ]
+    using = escape(", ".join(answer.result.using))
+    note = f"<p class=note>case {escape(case.case_id)}, queried by {using}</p>"
+    return f"<section><h2>Query {number}</h2>{note}<div class=cases>{''.join(cards)}</div></section>"
+
+
+def _neighbour(neighbour: Neighbour, rank: int, data: CaseDataset, target: str, label_of_query: str) -> str:
+    case, escape = data.cohort.case(neighbour.case_id), html.escape
+    label = str(neighbour.labels.get(target, "no label"))
+    style = "same" if label == label_of_query else "other"
+    missing = escape(", ".join(neighbour.missing))
+    lacks = f"<p class=note>lacks {missing}</p>" if missing else ""
+    source = escape(neighbour.label_source.get(target, ""))
+    return (
+        f"<div class=case><h3>{rank}. <span class={style}>{escape(label)}</span></h3>"
+        f"<p class=note>distance {neighbour.distance:.3f}; label: {source}</p>{lacks}"
+        f"{_pictures(case, data)}{_reports(case, data)}</div>"
+    )
+
+
 def _pictures(case: Case, data: CaseDataset) -> str:
-    """Every non-answer role: pictures at native resolution in a grid, sentences below."""
+    """Every query role: pictures at native resolution in a grid, sentences below."""
     figures, sentences = [], []
     for role, recipe in data.modalities.items():
         if role in data.answer_roles:
             continue
-        view = data.view(case, role)
+        name, view = html.escape(role), data.view(case, role)
         if not recipe.present(view):
             figures.append(
-                f"<figure><div class=absent>no {html.escape(role)}</div><figcaption>{html.escape(role)}</figcaption></figure>"
+                f"<figure><div class=absent>no {name}</div><figcaption>{name}</figcaption></figure>"
             )
             continue
-        shown = recipe.render(view)
-        if isinstance(shown, Image):
-            figures.append(f"<figure>{as_html(shown)}<figcaption>{html.escape(role)}</figcaption></figure>")
+        content = recipe.render(view)
+        if isinstance(content, str):
+            sentences.append(f"<p>{as_html(content)}</p>")
         else:
-            sentences.append(f"<p>{html.escape(shown)}</p>")
+            figures.append(f"<figure>{as_html(content)}<figcaption>{name}</figcaption></figure>")
     return f"<div class=pictures>{''.join(figures)}</div>{''.join(sentences)}"
 
 
-def _words(case: Case, data: CaseDataset) -> str:
-    """Report and findings, for the reader of the page: the query never saw them."""
-    said = []
+def _reports(case: Case, data: CaseDataset) -> str:
+    """The answer roles, folded up, for the reader of the page: no query sees them."""
+    parts = []
     for role in data.answer_roles:
-        view = data.view(case, role)
-        if data.modalities[role].present(view):
-            said.append(
-                f"<details><summary>{html.escape(role)} (not part of the query)</summary>{html.escape(str(data.modalities[role].render(view)))}</details>"
-            )
-    return "".join(said)
+        recipe, view = data.modalities[role], data.view(case, role)
+        if recipe.present(view):
+            summary = f"<summary>{html.escape(role)} (not part of the query)</summary>"
+            parts.append(f"<details>{summary}{as_html(recipe.render(view))}</details>")
+    return "".join(parts)
 
 
-def _answer(answered: Answered, data: CaseDataset, target: str, number: int) -> str:
-    mine = answered.case.labels.get(target)
-    cards = [
-        f"<div class='case query'><h3>Query {number}: {html.escape(str(mine))}</h3>{_pictures(answered.case, data)}{_words(answered.case, data)}</div>"
-    ]
-    for rank, neighbour in enumerate(answered.result.neighbours, 1):
-        case = data.cohort.case(neighbour.case_id)
-        label = str(neighbour.labels.get(target, "no label"))
-        same = "same" if label == str(mine) else "other"
-        lacks = (
-            f"<p class=note>lacks {html.escape(', '.join(neighbour.missing))}</p>"
-            if neighbour.missing
-            else ""
-        )
-        source = html.escape(neighbour.label_source.get(target, ""))
-        cards.append(
-            f"<div class=case><h3>{rank}. <span class={same}>{html.escape(label)}</span></h3><p class=note>distance {neighbour.distance:.3f}; "
-            f"label: {source}</p>{lacks}{_pictures(case, data)}{_words(case, data)}</div>"
-        )
-    using = html.escape(", ".join(answered.result.using))
-    return f"<section><h2>Query {number}</h2><p class=note>case {html.escape(answered.case.case_id)}, queried by {using}</p><div class=cases>{''.join(cards)}</div></section>"
+# ---- numbers ----------------------------------------------------------------------------------------------------------------
 
 
-def _metric_rows(metrics: Mapping, keys: Sequence[str]) -> str:
-    rows = []
-    for key in keys:
-        if key not in metrics:
-            continue
-        cells = []
-        for name in ("P@1", "P@5", "P@10", "mAP", "nDCG@10"):
-            m = metrics[key][name]
-            if m["value"] is None:
-                cells.append("<td>–</td>")
-                continue
-            chance = (
-                "" if key.startswith("paired/") else f"<br><span class=note>chance {m['chance']:.3f}</span>"
-            )
-            cells.append(
-                f"<td>{m['value']:.3f} <span class=note>({m['low']:.3f}–{m['high']:.3f})</span>{chance}</td>"
-            )
-        rows.append(
-            f"<tr><th>{html.escape(key)}</th>{''.join(cells)}<td>{metrics[key]['mAP']['n']}</td></tr>"
-        )
-    return "".join(rows)
-
-
-def write_page(
-    out: Path, title: str, lead: str, model: MMVAE, cohort: Cohort, answered: Sequence[Answered], metrics: Mapping,
-    plots: Mapping[str, Path], command: str, target: str,
-) -> None:  # fmt: skip
-    """Writes the page; pictures and plots are inside it."""
-    data = CaseDataset(cohort, list(cohort.cases), model.modalities, model.answer_roles)
-    singles = sorted(
-        key
-        for key in metrics
-        if "/" not in key and "+" not in key and key not in ("full", "protocol", "fingerprint")
-    )
-    groups = sorted(key for key in metrics if key.startswith("group/"))
+def _keys(metrics: Mapping[str, Any]) -> list[str]:
+    """The rows of the table: the whole query, groups, single roles, other archives, and paired differences."""
+    singles = sorted(key for key in metrics if "/" not in key and "+" not in key and key not in NO_SUBSET)
     keys = [
         "full",
-        *groups,
+        *sorted(key for key in metrics if key.startswith("group/")),
         *singles,
         "late/full",
         "joint/full",
         "with_answers/full",
         "training/full",
-        *(f"paired/full-{s}" for s in singles),
+        *(f"paired/full-{single}" for single in singles),
         "paired/full-late/full",
     ]
-    pictures = "".join(
-        f"<figure><img alt='{html.escape(name)}' src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}'><figcaption class=note>{html.escape(name)}</figcaption></figure>"
-        for name, path in plots.items()
-        if path.is_file()
-    )
-    protocol = metrics["protocol"]
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}{_MORE}</style><h1>{html.escape(title)}</h1><p class=warn>Research software, not a medical device. The patients are digital: "
-        f"the scores prove engineering, never clinical value.</p><p>{lead}</p>"
-        + "".join(_answer(one, data, target, n) for n, one in enumerate(answered, 1))
-        + "<h2>Search by yourself</h2>"
-        f"<pre>{html.escape(command)}</pre><h2>How good it is</h2><p class=note>Queries: test cases. Archive: {html.escape(str(protocol['archive']))} cases, "
-        "own patient excluded, formed from the roles that each query has. Supervision in training: "
-        f"{html.escape(', '.join(protocol['supervision']))}; none of it is in a query. Brackets: 95 % bootstrap over patients.</p>"
-        "<div style='overflow-x:auto'><table><tr><th>query<th>P@1<th>P@5<th>P@10<th>mAP<th>nDCG@10<th>n</tr>"
-        f"{_metric_rows(metrics, keys)}</table></div><div class=plots>{pictures}</div></html>"
-    )
-    out.write_text(page, encoding="utf-8")
+    return [key for key in keys if key in metrics]
+
+
+def _metric_row(metrics: Mapping[str, Any], key: str) -> str:
+    cells = []
+    for name in METRICS:
+        m = read_estimate(metrics[key][name])
+        if m.value is None:
+            cells.append("<td>–</td>")
+            continue
+        without_chance = key.startswith("paired/") or m.chance is None
+        chance = "" if without_chance else f"<br><span class=note>chance {m.chance:.3f}</span>"
+        cells.append(f"<td>{m.value:.3f} <span class=note>({m.low:.3f}–{m.high:.3f})</span>{chance}</td>")
+    return f"<tr><th>{html.escape(key)}</th>{''.join(cells)}<td>{metrics[key]['mAP']['n']}</td></tr>"
+
+
+def _plots(plots: Mapping[str, Path]) -> str:
+    figures = []
+    for caption, path in plots.items():
+        if path.is_file():
+            name, data = html.escape(caption), base64.b64encode(path.read_bytes()).decode()
+            picture = f"<img alt='{name}' src='data:image/png;base64,{data}'>"
+            figures.append(f"<figure>{picture}<figcaption class=note>{name}</figcaption></figure>")
+    return "".join(figures)

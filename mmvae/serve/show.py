@@ -1,4 +1,4 @@
-"""`mmvae show`: what each plugin sees of a case, and each modality decoded from the others, as one page."""
+"""`mmvae show`: what each plugin reads of a case, and each modality decoded from the others, as one page."""
 
 import base64
 import html
@@ -26,92 +26,117 @@ padding:.3rem .8rem;background:#fdf3ea}"""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One role of one case: native rendering, the model's view of it and, decoded from the others, with its score."""
+class Appearance:
+    """How one role of a case looks: at native resolution, as the model reads it, and decoded from the others.
+
+    Args:
+        role: Of the model.
+        native: What a radiologist should see.
+        read: The observation on the model's own grid.
+        decoded: The same expected from other roles; None without a model, or where no other role is there.
+        log_likelihood: Of the observation under what was decoded, in nats.
+    """
 
     role: str
     native: Image | str
     read: Image | str
-    decoded: Image | str | None
-    log_likelihood: float | None
+    decoded: Image | str | None = None
+    log_likelihood: float | None = None
 
 
-def as_html(shown: Image | str | None, height: int = 0) -> str:
-    """A picture as an inline PNG, a sentence as escaped text."""
-    if shown is None:
+def as_html(content: Image | str | None, height: int = 0) -> str:
+    """A picture as an inline PNG, a sentence as escaped text, nothing as a dash.
+
+    >>> as_html("no fat < 5 mm")
+    'no fat &lt; 5 mm'
+    """
+    if content is None:
         return "–"
-    if isinstance(shown, str):
-        return html.escape(shown)
+    if isinstance(content, str):
+        return html.escape(content)
     buffer = io.BytesIO()
-    shown.save(buffer, "PNG", optimize=True)
+    content.save(buffer, "PNG", optimize=True)
     size = f' style="height:{height}px"' if height else ""
     return f'<img{size} alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def _recipes_of(cohort: Cohort) -> dict[str, Modality]:
-    """Without a checkpoint: each installed kind that the cohort has, with default fields."""
+    """Each installed kind that the cohort has, with default fields: what is shown without a checkpoint."""
     kinds = {asset.kind for case in cohort.cases for asset in case.assets}
     return {kind: cls() for kind, cls in load_all().items() if kind in kinds}
 
 
-@torch.no_grad()
-def look_at(case_id: str, cohort: Cohort, model: MMVAE | None, sources: Sequence[str] | None) -> list[Shown]:
-    """Every role that the case has."""
+def appearances(
+    case_id: str, cohort: Cohort, model: MMVAE | None, sources: Sequence[str] | None
+) -> list[Appearance]:
+    """Every role that the case has.
+
+    Args:
+        case_id: Of the cohort.
+        cohort: Holds the case.
+        model: Reads and decodes; None: each kind's default recipe reads.
+        sources: Roles that are decoded from; all other query roles unless given.
+
+    Raises:
+        InputError: where a source is no role of the model, or there is no such case.
+    """
     recipes = model.modalities if model else _recipes_of(cohort)
     answers = model.answer_roles if model else list(recipes)
     case = cohort.case(case_id)
     data = CaseDataset(cohort, [case], recipes, answers)
-    seen = {role: data.observe(0, role) for role in recipes}
-    made = []
-    for role, recipe in recipes.items():
-        if seen[role] is None:
+    for role in sources or ():
+        if role not in recipes:
+            raise InputError(f"{role!r} is no role of the checkpoint; it has {list(recipes)}", "sources")
+    observations = {role: data.observe(0, role) for role in recipes}
+    rows = []
+    for role, observation in observations.items():
+        if observation is None:
             continue
-        decoded = score = None
-        if model:
-            using = [
-                r
-                for r in (sources or [r for r in recipes if r != role and r not in answers])
-                if seen.get(r) is not None and r != role
-            ]
-            for r in sources or ():
-                if r not in recipes:
-                    raise InputError(f"--from {r!r} is no role of the checkpoint; it has {list(recipes)}")
-            if using:
-                batch = collate([data[0, 0]])
-                present = torch.tensor([[r in using for r in model.roles]])
-                experts, _ = model.experts(batch, present)
-                z = model.posterior(experts, present & batch.present).mean
-                distribution = model.decoders[role](z)
-                blank = recipe.blank()
-                decoded = recipe.describe(
-                    Observation(distribution.mean[0].float(), torch.ones_like(blank.mask))
-                )
-                score = float(model.log_likelihoods(batch, z[None])[0, 0, model.roles.index(role)])
-        made.append(
-            Shown(
-                role,
-                recipe.render(data.view(case, role)),
-                recipe.describe(seen[role].clean()),
-                decoded,
-                score,
-            )
-        )
-    return made
+        recipe, decoded, score = recipes[role], None, None
+        using = [
+            r
+            for r in sources or (r for r in recipes if r not in answers)
+            if r != role and observations[r] is not None
+        ]
+        if model is not None and using:
+            decoded, score = _decoded(model, data, role, using)
+        native, read = recipe.render(data.view(case, role)), recipe.describe(observation.clean())
+        rows.append(Appearance(role, native, read, decoded, score))
+    return rows
+
+
+@torch.no_grad()
+def _decoded(model: MMVAE, data: CaseDataset, role: str, using: Sequence[str]) -> tuple[Image | str, float]:
+    """The mean of what the role's decoder expects given the roles `using`, and the case's log-likelihood under it, in nats."""
+    batch = collate([data[0, 0]])
+    present = torch.tensor([[r in using for r in model.roles]])
+    experts, _ = model.experts(batch, present)
+    z = model.posterior(experts, present & batch.present).mean
+    recipe, mean = model.modalities[role], model.decoders[role](z).mean[0].float()
+    picture = recipe.describe(Observation(mean, torch.ones_like(recipe.blank().mask)))
+    return picture, float(model.log_likelihoods(batch, z[None])[0, 0, model.roles.index(role)])
 
 
 def show_case(
     case_id: str, cohort_path: Path, checkpoint: Path | None, sources: Sequence[str] | None, out: Path
 ) -> Path:
-    """The page at `out`."""
+    """Writes the page of a case and gives its path, `out`.
+
+    Args:
+        case_id: Of the cohort.
+        cohort_path: Folder of the cohort.
+        checkpoint: Model that reads and decodes; None: default recipes read and nothing is decoded.
+        sources: Roles that are decoded from; all other query roles unless given.
+        out: An HTML file; one that exists is replaced.
+
+    Raises:
+        InputError: where sources are given without a checkpoint, or a name is unknown.
+    """
     cohort = Cohort.load(cohort_path)
     model = MMVAE.load_from_checkpoint(checkpoint) if checkpoint else None
     if sources and model is None:
-        raise InputError("--from needs --checkpoint: decoding is the model's")
-    rows = "".join(
-        f"<tr><th>{html.escape(s.role)}</th><td>{as_html(s.native)}</td><td>{as_html(s.read)}</td>"
-        f"<td>{as_html(s.decoded)}</td><td>{'' if s.log_likelihood is None else f'{s.log_likelihood:.1f} nats'}</td></tr>"
-        for s in look_at(case_id, cohort, model, sources)
-    )
+        raise InputError("decoding from other roles is a model's work; name a checkpoint", "sources")
+    rows = "".join(_row(appearance) for appearance in appearances(case_id, cohort, model, sources))
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(case_id)}</title><style>{STYLE}</style>"
         f"<h1>Case {html.escape(case_id)}</h1><p class=warn>Research software, not a medical device.</p>"
@@ -120,3 +145,10 @@ def show_case(
     )
     write_atomically(out.absolute(), page.encode())
     return out
+
+
+def _row(appearance: Appearance) -> str:
+    score = "" if appearance.log_likelihood is None else f"{appearance.log_likelihood:.1f} nats"
+    pictures = (appearance.native, appearance.read, appearance.decoded)
+    cells = "".join(f"<td>{content}</td>" for content in (*map(as_html, pictures), score))
+    return f"<tr><th>{html.escape(appearance.role)}</th>{cells}</tr>"
