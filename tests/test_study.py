@@ -715,7 +715,7 @@ def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
     told = capsys.readouterr().out
     for what in ("torch", "decoder of JPEG-LS Lossless: installed", "memory", "threads", "GPU", "wandb"):
         assert what in told
-    import mmvae.doctor as doctor
+    import mmvae.cli.doctor as doctor
 
     monkeypatch.setattr(doctor, "version", lambda name: "2.6.2" if name == "lightning" else "9.9")
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
