@@ -14,10 +14,10 @@ import pytest
 
 from mmvae.cli import main
 from mmvae.cohort import Cohort
-from mmvae.ingest.dicom import quiet, read_header
+from mmvae.ingest.dicom.header import quiet, read_header
+from mmvae.ingest.dicom.stacks import stacks_of
+from mmvae.ingest.dicom.volumes import volume_of
 from mmvae.ingest.skipped import Unusable
-from mmvae.ingest.stacks import stacks_of
-from mmvae.ingest.writing import volume_of
 
 TABLE = Path(__file__).parent / "tables" / "series_by_hand.csv"
 ROOTS = {"zoo": "dicom_zoo", "prostate": "prostate_mpmri_dicom"}
@@ -192,7 +192,7 @@ def test_pydicom_s_own_mr_files_with_a_position_are_used():
 def test_every_transfer_syntax_gives_the_samples_that_were_encoded(tmp_path):
     """RLE, JPEG-LS, JPEG 2000, JPEG lossless, deflated and big endian, each encoded by the codec's own encoder."""
     from benchmarks.broken import encoded
-    from mmvae.ingest.pixels import read_frames
+    from mmvae.ingest.dicom.pixels import read_frames
     from mmvae.phantom.dicom import write_phantom_studies
 
     write_phantom_studies(1, 4, tmp_path / "phantom", jobs=1)

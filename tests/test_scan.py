@@ -13,7 +13,8 @@ from PIL import Image
 
 from mmvae.cli import main
 from mmvae.cohort import Cohort
-from mmvae.identity.vault import Vault, vault_path, without_identifiers
+from mmvae.identity.text import without_identifiers
+from mmvae.identity.vault import Vault, vault_path
 
 MAP = """
 key: Patient
@@ -245,7 +246,7 @@ def test_an_empty_folder_and_an_existing_cohort_are_refused(source, capsys):
 
 
 def test_a_full_disk_leaves_nothing_half_written(source, monkeypatch, capsys):
-    import mmvae.ingest.scan as module
+    import mmvae.ingest.table.scan as module
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -257,7 +258,7 @@ def test_a_full_disk_leaves_nothing_half_written(source, monkeypatch, capsys):
 
 
 def test_ctrl_c_leaves_nothing_half_written_and_ends_with_130(source, monkeypatch):
-    import mmvae.ingest.scan as module
+    import mmvae.ingest.table.scan as module
 
     def stop(*_, **__):
         raise KeyboardInterrupt

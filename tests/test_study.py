@@ -22,9 +22,10 @@ from pydicom.sequence import Sequence as Items
 
 from mmvae.cli import main
 from mmvae.cohort import Cohort
-from mmvae.identity.vault import Vault, pseudonym, shifted_dates
-from mmvae.ingest.study import scan_dicom
-from mmvae.ingest.workers import Failed, Workers
+from mmvae.identity.text import shifted_dates
+from mmvae.identity.vault import Vault, pseudonym
+from mmvae.ingest.scan import scan_studies
+from mmvae.ingest.workers import TaskFailure, Workers
 from mmvae.phantom.dicom import write_phantom_studies
 
 BIN = Path(sys.executable).parent / "mmvae"
@@ -448,8 +449,8 @@ def _crash(item: str) -> str:
 def test_workers_survive_crash_hang_and_swelling():
     items = ["a", "crash", "b", "hang", "c", "swell", "d"]
     started = time.time()
-    seconds = lambda i: -57.0 if i == "hang" else 20.0  # noqa: E731
-    with Workers(2) as workers:
+    seconds = lambda i: 1.0 if i == "hang" else 20.0  # noqa: E731
+    with Workers(2, start_up=15.0) as workers:
         made = dict(workers.run(_crash, ((i, 0) for i in items), seconds, memory=1 << 30))
         again = dict(workers.run(_crash, [("e", 0), ("swell", 0)], seconds))
         next(workers.run(_crash, [("f", 0), ("g", 0), ("h", 0)], seconds))  # a round that is left early
@@ -457,15 +458,15 @@ def test_workers_survive_crash_hang_and_swelling():
     assert time.time() - started < 50
     assert again == {"e": "E", "swell": str(3 << 30)}  # a round without a limit
     assert last == {"i": "I", "j": "J"}
-    assert {k: v for k, v in made.items() if not isinstance(v, Failed)} == {
+    assert {k: v for k, v in made.items() if not isinstance(v, TaskFailure)} == {
         "a": "A",
         "b": "B",
         "c": "C",
         "d": "D",
     }
-    assert made["crash"] == Failed("crashed")
-    assert made["hang"] == Failed("too long")
-    assert made["swell"] == Failed("too much memory")
+    assert made["crash"] == TaskFailure("crashed")
+    assert made["hang"] == TaskFailure("too long")
+    assert made["swell"] == TaskFailure("too much memory")
 
 
 def test_no_room_left_ends_a_scan_in_one_line_and_leaves_nothing(source, tmp_path, capsys):
@@ -511,7 +512,7 @@ def test_a_scan_killed_at_a_write_call_goes_on_and_equals_an_undisturbed_one(sou
     key = tmp_path / "key.vault"
     key.mkdir(mode=0o700)
     (key / "key").write_text("5c" * 32)
-    other = scan_dicom(
+    other = scan_studies(
         small, tmp_path / "undisturbed", source / "records.csv", source / "reports", source / "lesions.csv", source / "map.yaml",
         vault=Vault(tmp_path / "v", bytes.fromhex("5c" * 32)),
     )  # fmt: skip

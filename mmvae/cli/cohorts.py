@@ -68,61 +68,44 @@ def _phantom(a) -> int:
 
 def _scan(a) -> int:
     from mmvae.errors import InputError
-    from mmvae.ingest.mapping import read_map
+    from mmvae.ingest.skipped import counted
 
     if a.splits and a.folds:
-        raise InputError("--splits and --folds exclude each other; give one")
-    if a.map is not None and read_map(a.map).led_by_table:
-        from mmvae.ingest.scan import scan_table
+        raise InputError("a cohort has splits or folds; give one of the two", "folds")
+    summary = _scan_table(a) if _led_by_table(a) else _scan_studies(a)
+    for note in summary.notes:
+        print(note, file=sys.stderr)
+    where = " (see skipped.jsonl)" if summary.skipped else ""
+    print(f"{summary.cases} cases; left out: {counted(summary.skipped)}{where}")
+    return 4 if a.strict and summary.skipped else 0
 
-        if a.records is None:
-            raise InputError(
-                "a MAP with `assets`, `case` or `patient` needs --records R.csv, the table that it speaks of"
-            )
-        count, skipped = scan_table(
-            a.source,
-            a.out,
-            a.map,
-            a.records,
-            a.splits,
-            a.folds,
-            a.split_seed,
-            a.jobs,
-            a.strict,
-            bar("cases"),
-        )
-    else:
-        from mmvae.ingest.study import scan_dicom
 
-        made = scan_dicom(
-            a.source,
-            a.out,
-            a.records,
-            a.reports,
-            a.lesions,
-            a.map,
-            a.override,
-            a.splits,
-            a.folds,
-            a.split_seed,
-            a.jobs,
-            bar("files"),
+def _led_by_table(a) -> bool:
+    from mmvae.ingest.table.map import read_map
+
+    return a.map is not None and read_map(a.map).led_by_table
+
+
+def _scan_table(a):
+    from mmvae.errors import InputError
+    from mmvae.ingest.table.scan import scan_table
+
+    if a.records is None:
+        raise InputError(
+            "a MAP with `assets`, `case` or `patient` speaks of a table, and none is given", "records"
         )
-        count, skipped = made.cases, made.skipped
-        for note in made.notes:
-            print(note, file=sys.stderr)
-    by_code: dict[str, int] = {}
-    for item in skipped:
-        by_code[item.code] = by_code.get(item.code, 0) + 1
-    left_out = ", ".join(f"{n} {code}" for code, n in sorted(by_code.items())) or "nothing"
-    print(f"{count} cases; left out: {left_out}" + (" (see skipped.jsonl)" if skipped and count else ""))
-    if count == 0:
-        print(
-            "mmvae: the scan found no case; SOURCE needs DICOM files of MR series, or a MAP whose file templates fit it",
-            file=sys.stderr,
-        )
-        return 3
-    return 4 if a.strict and skipped else 0
+    return scan_table(
+        a.source, a.out, a.map, a.records, a.splits, a.folds, a.split_seed, a.jobs, progress=bar("cases")
+    )
+
+
+def _scan_studies(a):
+    from mmvae.ingest.scan import scan_studies
+
+    return scan_studies(
+        a.source, a.out, a.records, a.reports, a.lesions, a.map, a.override, a.splits, a.folds, a.split_seed, a.jobs,
+        progress=bar("files"),
+    )  # fmt: skip
 
 
 def _assign(a) -> int:

@@ -11,8 +11,9 @@ from mmvae.atomic import swap_folder
 from mmvae.case import Asset, Case
 from mmvae.cohort import Cohort, write_cohort
 from mmvae.errors import InputError
-from mmvae.identity.vault import Vault, shifted_dates, vault_path
-from mmvae.ingest.writing import files_field
+from mmvae.identity.text import shifted_dates
+from mmvae.identity.vault import Vault, vault_path
+from mmvae.ingest.names import files_field
 from mmvae.splits import Split, Splits
 
 
