@@ -668,6 +668,43 @@ def test_rekey_renames_vault_and_cohort_together(source, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cohort", "cohort.vault", "reports"]
 
 
+class _Stop(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("renames", range(5))
+def test_a_rekey_that_is_stopped_is_finished_by_the_next(source, scanned, tmp_path, monkeypatch, renames):
+    """Stopped before its nth rename of a folder: cohort and vault must belong together after the next run."""
+    root = tmp_path / "cohort"
+    shutil.copytree(scanned, root)
+    shutil.copytree(scanned.with_name("cohort.vault"), tmp_path / "cohort.vault")
+    rename, folders = os.rename, 0
+
+    def counting(old, new):
+        nonlocal folders
+        if folders == renames:
+            raise _Stop
+        folders += 1
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", counting)
+    try:
+        main(["rekey", "--cohort", str(root)])
+        stopped = False
+    except _Stop:
+        stopped = True
+    monkeypatch.undo()
+    assert stopped == (renames < 4)  # two folders, each swapped by two renames
+    assert main(["rekey", "--cohort", str(root)]) == 0
+    vault = Vault.open(tmp_path / "cohort.vault")
+    for case in Cohort.load(root).cases:
+        study = vault.known["cases"][case.case_id.split("-")[0]]
+        assert pseudonym(vault.key, "cases", "c", study) == case.case_id.split("-")[0]
+        assert vault.known["patients"][case.patient]
+        assert (root / case.assets[0].uri).is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cohort", "cohort.vault"]
+
+
 def old_study(study: Path) -> str:
     return str(pydicom.dcmread(next(study.rglob("*.dcm"))).StudyInstanceUID)
 
