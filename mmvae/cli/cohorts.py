@@ -68,7 +68,7 @@ def _phantom(a) -> int:
 
 def _scan(a) -> int:
     from mmvae.errors import InputError
-    from mmvae.ingest.skipped import counted
+    from mmvae.ingest.skipped import count_by_code
 
     if a.splits and a.folds:
         raise InputError("a cohort has splits or folds; give one of the two", "folds")
@@ -76,7 +76,7 @@ def _scan(a) -> int:
     for note in summary.notes:
         print(note, file=sys.stderr)
     where = " (see skipped.jsonl)" if summary.skipped else ""
-    print(f"{summary.cases} cases; left out: {counted(summary.skipped)}{where}")
+    print(f"{summary.cases} cases; left out: {count_by_code(summary.skipped)}{where}")
     return 4 if a.strict and summary.skipped else 0
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mmvae.case import Case, Lesion, PointMM
 from mmvae.identity.vault import Vault
+from mmvae.ingest.annotations import Annotations
 from mmvae.ingest.assign import with_kinds
-from mmvae.ingest.beside import Beside
 from mmvae.ingest.claims import AskClaims
 from mmvae.ingest.point import frame_of
 from mmvae.ingest.reading import Study
@@ -28,13 +28,13 @@ class Assembler:
     Args:
         root: Of the cohort, or of one that is being written.
         vault: That gives the pseudonyms.
-        beside: Records, reports, lesion points and kinds by hand.
+        annotations: Records, reports, lesion points and kinds by hand.
         ask: Answers what the installed modalities claim.
     """
 
     root: Path
     vault: Vault
-    beside: Beside
+    annotations: Annotations
     ask: AskClaims
 
     def task(self, study: Study, patient: str, files: Mapping[int, SourceFile]) -> StudyTask:
@@ -45,53 +45,51 @@ class Assembler:
             patient: The pseudonym under which its patient is known.
             files: Of the source, by number.
         """
-        reports = ((path, self.vault.file(known)) for path, known in self.beside.reports_of(study.names))
+        reports = ((path, self.vault.file(known)) for path, known in self.annotations.reports_of(study.names))
         shift = self.vault.shift_days(self.vault.known["patients"][patient])
         own = {number: files[number] for number in study.files}
         case_id = self.vault.case(study.uid)
         return StudyTask(study.spool, self.root, case_id, own, shift, tuple(reports), self.vault.key)
 
-    def row(self, study: Study, written: StudyFiles) -> Row | None:
+    def row(self, study: Study, study_files: StudyFiles) -> Row | None:
         """The study's row of the records, without what its headers hold of identifiers."""
-        return self.beside.row_of(study.names, written.identifiers)
+        return self.annotations.row_of(study.names, study_files.identifiers)
 
     def cases(
         self,
-        task: StudyTask,
+        study: Study,
         patient: str,
-        written: StudyFiles,
+        study_files: StudyFiles,
         row: Row | None,
         columns: Mapping[str, RecordColumn],
-        study: Study,
     ) -> list[Case]:
         """The study's cases, one per lesion point; none, and no folder, where nothing in it could be used.
 
         Args:
-            task: That the files were written by.
+            study: As read.
             patient: Pseudonym.
-            written: What came of it.
+            study_files: What `write_study` gave.
             row: Of the records.
             columns: Of the record's fields.
-            study: As read.
         """
-        for identifier in written.series.values():
+        case_id = self.vault.case(study.uid)
+        for identifier in study_files.series.values():
             self.vault.series(identifier)
-        for digest, names in written.many.items():
+        for digest, names in study_files.many.items():
             self.vault.many(digest, names)
-        if not written.assets:
-            shutil.rmtree(self.root / "cases" / task.case_id, ignore_errors=True)
+        if not study_files.assets:
+            shutil.rmtree(self.root / "cases" / case_id, ignore_errors=True)
             return []
-        written = replace(
-            written, assets=with_kinds(written.assets, self.ask, self.beside.override, written.many)
-        )
+        assets = with_kinds(study_files.assets, self.ask, self.annotations.override, study_files.many)
+        study_files = replace(study_files, assets=assets)
         cases = []
-        for number, point in enumerate(self._points(task.case_id, study, written) or [None]):
-            case = self._case(task.case_id, patient, written, point)
+        for number, point in enumerate(self._points(case_id, study, study_files) or [None]):
+            case = self._case(case_id, patient, study_files, point)
             if number:
-                case = self._copy(case, f"{task.case_id}-{number + 1}")
-            if row and self.beside.mapping:
-                case = with_row(case, row, self.beside.mapping, columns)
-            cases.append(replace(case, record={**written.record, **case.record}))
+                case = self._copy(case, f"{case_id}-{number + 1}")
+            if row and self.annotations.mapping:
+                case = with_row(case, row, self.annotations.mapping, columns)
+            cases.append(replace(case, record={**study_files.record, **case.record}))
         return cases
 
     def assemble(
@@ -109,22 +107,25 @@ class Assembler:
             files: Of the source, by number.
             columns: Of the record's fields, as the cohort's card has them.
         """
-        task = self.task(study, patient, files)
-        written = write_study(task)
-        row = self.row(study, written)
-        return self.cases(task, patient, written, row, columns, study), written
+        study_files = write_study(self.task(study, patient, files))
+        row = self.row(study, study_files)
+        return self.cases(study, patient, study_files, row, columns), study_files
 
-    def _points(self, case_id: str, study: Study, written: StudyFiles) -> list[PointMM]:
+    def _points(self, case_id: str, study: Study, study_files: StudyFiles) -> list[PointMM]:
         """The lesion points stated for the study, else those that it marks itself."""
         names = [case_id, *study.names]
-        stated = next((self.beside.points[name] for name in names if name in self.beside.points), None)
-        return list(written.points if stated is None else stated)
+        stated = next(
+            (self.annotations.points[name] for name in names if name in self.annotations.points), None
+        )
+        return list(study_files.points if stated is None else stated)
 
-    def _case(self, case_id: str, patient: str, written: StudyFiles, point: PointMM | None) -> Case:
-        reference = self.beside.mapping.reference if self.beside.mapping else ()
-        frame, frame_from = frame_of(point, written.assets, written.centres, reference)
+    def _case(self, case_id: str, patient: str, study_files: StudyFiles, point: PointMM | None) -> Case:
+        reference = self.annotations.mapping.reference if self.annotations.mapping else ()
+        frame, frame_from = frame_of(point, study_files.assets, study_files.centres, reference)
         lesion = None if point is None else Lesion(point)
-        return Case(case_id, patient, written.assets, lesion=lesion, frame_mm=frame, frame_from=frame_from)
+        return Case(
+            case_id, patient, study_files.assets, lesion=lesion, frame_mm=frame, frame_from=frame_from
+        )
 
     def _copy(self, case: Case, case_id: str) -> Case:
         """The same study as a case of another lesion, with files of its own, so that erasing one is one act."""

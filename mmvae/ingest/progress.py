@@ -6,6 +6,6 @@ from typing import Any
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
-def unwatched(items: Iterable[Any], total: int) -> Iterable[Any]:
+def no_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
     """The items, shown to nobody."""
     return items

@@ -3,7 +3,7 @@
 import pickle
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from mmvae.case import Card, Case, Field
 from mmvae.cohort import write_cohort
 from mmvae.errors import InputError, NoCases
 from mmvae.identity.vault import Vault, vault_path
+from mmvae.ingest.annotations import Annotations, read_annotations
 from mmvae.ingest.assembly import Assembler
-from mmvae.ingest.beside import Beside, read_beside
 from mmvae.ingest.claims import AskClaims, ClaimProcess
 from mmvae.ingest.patients import patients_of
-from mmvae.ingest.progress import Progress, unwatched
+from mmvae.ingest.progress import Progress, no_progress
 from mmvae.ingest.reading import SECONDS_PER_FILE, Study, UnusableFile, read_studies
-from mmvae.ingest.skipped import SkippedFile, counted, write_skipped
+from mmvae.ingest.skipped import SkippedFile, count_by_code, write_skipped
 from mmvae.ingest.source import SourceFile, walk
 from mmvae.ingest.study_files import StudyFiles, StudyTask, write_study
 from mmvae.ingest.summary import ScanSummary
@@ -42,7 +42,7 @@ DrawSplits = Callable[[Sequence[str]], Splits | None]
 def scan_studies(
     source: Path, out: Path, records: Path | None = None, reports: Path | None = None, lesions: Path | None = None,
     map_path: Path | None = None, override: Path | None = None, splits: Sequence[int] | None = None, folds: int | None = None,
-    split_seed: int = 0, jobs: int = 1, progress: Progress = unwatched, vault: Vault | None = None, ask: AskClaims | None = None,
+    split_seed: int = 0, jobs: int = 1, progress: Progress = no_progress, vault: Vault | None = None, ask: AskClaims | None = None,
 ) -> ScanSummary:  # fmt: skip
     """The cohort of a folder of DICOM files at `out`, by rename at the end; a scan that was stopped goes on where it was.
 
@@ -70,7 +70,7 @@ def scan_studies(
         raise InputError(f"{source.name!r} is no folder", "source")
     if out.exists():
         raise InputError(f"{out.name!r} exists already; name a folder that does not, or remove it", "out")
-    beside = read_beside(records, reports, lesions, map_path, override)
+    annotations = read_annotations(records, reports, lesions, map_path, override)
     own_vault = vault is None
     vault = vault or Vault.open(vault_path(out), create=True)
     if own_vault:
@@ -83,7 +83,7 @@ def scan_studies(
     work = out.with_name(f".{out.name}.scanning")
     try:
         with Workers(jobs) as workers, ClaimProcess() as claims:
-            scan = _Scan(source, work, beside, vault, ask or claims, workers, progress)
+            scan = _Scan(source, work, annotations, vault, ask or claims, workers, progress)
             summary = scan.run(draw)
         if own_vault:
             vault.save()
@@ -102,7 +102,7 @@ class _Scan:
 
     source: Path
     work: Path
-    beside: Beside
+    annotations: Annotations
     vault: Vault
     ask: AskClaims
     workers: Workers
@@ -117,29 +117,29 @@ class _Scan:
         self._skip(files, unusable)
         patients, remarks = patients_of(list(studies.values()), self.vault)
         self.notes += remarks
-        assembler = Assembler(self.work, self.vault, self.beside, self.ask)
+        assembler = Assembler(self.work, self.vault, self.annotations, self.ask)
         by_number = dict(enumerate(files))
         tasks = {uid: assembler.task(study, patients[uid], by_number) for uid, study in studies.items()}
-        written: dict[str, StudyFiles] = {}
+        of_study: dict[str, StudyFiles] = {}
         rows: dict[str, Row | None] = {}
         for uid, study_files in self._write_all(tasks):
             rows[uid] = assembler.row(studies[uid], study_files)
-            written[uid] = replace(study_files, identifiers=())  # memory stays flat
-        self._ask_all(written)
+            of_study[uid] = replace(study_files, identifiers=())  # memory stays flat
+        self._ask_all(of_study.values())
         columns = self._columns([row for row in rows.values() if row])
         cases: list[Case] = []
         first: dict[str, str] = {}
         for uid in sorted(studies, key=lambda uid: studies[uid].first):
-            self.skipped += written[uid].skipped
-            assembled = assembler.cases(tasks[uid], patients[uid], written[uid], rows[uid], columns, studies[uid])  # fmt: skip
+            self.skipped += of_study[uid].skipped
+            assembled = assembler.cases(studies[uid], patients[uid], of_study[uid], rows[uid], columns)
             cases += assembled
             if assembled:
                 first.setdefault(patients[uid], studies[uid].first)
-        self._note_unused_rows([study for uid, study in studies.items() if written[uid].assets], tasks)
+        self._note_unused_rows(study for uid, study in studies.items() if of_study[uid].assets)
         self.notes += _unsure(cases)
         if not cases:
             raise NoCases(
-                f"the scan found no case (left out: {counted(self.skipped)}); expected DICOM files of a patient's images, or a "
+                f"the scan found no case (left out: {count_by_code(self.skipped)}); expected DICOM files of a patient's images, or a "
                 "MAP whose file templates fit the source",
                 "source",
             )
@@ -186,19 +186,17 @@ class _Scan:
             write_atomically(self.work / "done" / task.case_id, pickle.dumps(answer))
             yield uid_of[task.case_id], answer
 
-    def _ask_all(self, written: Mapping[str, StudyFiles]) -> None:
+    def _ask_all(self, several: Iterable[StudyFiles]) -> None:
         """Asks for all claims at once, so that the process that answers is waited for once."""
-        self.ask(
-            [{**asset.facts, "type": asset.type} for files in written.values() for asset in files.assets]
-        )
+        self.ask([{**asset.facts, "type": asset.type} for files in several for asset in files.assets])
 
     def _columns(self, rows: Sequence[Row]) -> dict[str, RecordColumn]:
-        mapping = self.beside.mapping
-        return record_columns(mapping, rows) if mapping and self.beside.rows else {}
+        mapping = self.annotations.mapping
+        return record_columns(mapping, rows) if mapping and self.annotations.rows else {}
 
-    def _note_unused_rows(self, studies: Sequence[Study], tasks: Mapping[str, StudyTask]) -> None:
-        rows = self.beside.rows
-        names = {name for study in studies for name in (tasks[study.uid].case_id, *study.names)}
+    def _note_unused_rows(self, studies: Iterable[Study]) -> None:
+        rows = self.annotations.rows
+        names = {name for study in studies for name in (self.vault.case(study.uid), *study.names)}
         unused = len(rows) - len(names & set(rows))
         if unused:
             self.notes.append(f"{unused} of {len(rows)} rows of the records belong to no study")
@@ -209,7 +207,7 @@ class _Scan:
         """Card, cases, splits and what was left out; what was needed during the scan only is removed."""
         for name in ("headers", "unpacked", "done"):
             shutil.rmtree(self.work / name, ignore_errors=True)
-        card = _card(self.beside.mapping or Map("", record={}), cases, columns)
+        card = _card(self.annotations.mapping or Map("", record={}), cases, columns)
         write_cohort(self.work, card, cases, splits)
         write_skipped(self.work, self.skipped)
 

@@ -52,7 +52,7 @@ def write_skipped(root: Path, skipped: Iterable[SkippedFile]) -> None:
     (root / "skipped.jsonl").write_text("".join(lines))
 
 
-def counted(skipped: Iterable[SkippedFile]) -> str:
+def count_by_code(skipped: Iterable[SkippedFile]) -> str:
     """How many files were left out for each code, as a person reads it: `2 gap, 1 truncated`, or `nothing`."""
     codes = [item.code for item in skipped]
     return ", ".join(f"{codes.count(code)} {code}" for code in sorted(set(codes))) or "nothing"

@@ -14,7 +14,7 @@ from mmvae.case import Answers, Asset, Card, Case, Field, Lesion, Relevance
 from mmvae.cohort import write_cohort
 from mmvae.errors import InputError
 from mmvae.ingest.nifti import write_nifti
-from mmvae.ingest.progress import Progress, unwatched
+from mmvae.ingest.progress import Progress, no_progress
 from mmvae.phantom.patient import Patient, parameters, phantom_hash, population
 from mmvae.phantom.scanner import KIND, examine
 from mmvae.phantom.words import TERMS, malignant, reading, report_of, terms_of
@@ -104,7 +104,7 @@ def write_case(patient: Patient, seed: int, root: Path, protocol: str, scanner: 
 
 def write_phantom_cohort(
     cases: int, seed: int, out: Path, splits: Sequence[int] | None = None, jobs: int = 1,
-    prevalence: str = "balanced", protocol: str = "quick", progress: Progress = unwatched,
+    prevalence: str = "balanced", protocol: str = "quick", progress: Progress = no_progress,
 ) -> None:  # fmt: skip
     """A phantom cohort at `out`, by rename at the end; the same seed gives the same bytes, whatever `jobs` is.
 

@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mmvae.atomic import new_folder
 from mmvae.errors import InputError
-from mmvae.ingest.progress import Progress, unwatched
+from mmvae.ingest.progress import Progress, no_progress
 from mmvae.phantom import enhanced
 from mmvae.phantom.cohort import FIELDS, RELEVANCE, in_processes, labels_of, pseudonym, words_about
 from mmvae.phantom.enhanced import ENHANCED_MR
@@ -273,7 +273,7 @@ def write_study(patient: Patient, seed: int, root: Path, protocol: str) -> Mappi
 
 
 def write_phantom_studies(
-    cases: int, seed: int, out: Path, jobs: int = 1, prevalence: str = "balanced", protocol: str = "quick", progress: Progress = unwatched
+    cases: int, seed: int, out: Path, jobs: int = 1, prevalence: str = "balanced", protocol: str = "quick", progress: Progress = no_progress
 ) -> None:  # fmt: skip
     """`studies/`, `records.csv`, `reports/`, `lesions.csv` and `map.yaml` at `out`, by rename at the end (FORMATS: Commands).
 

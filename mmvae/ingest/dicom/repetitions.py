@@ -52,7 +52,7 @@ def _in_order(by_place: Sequence[Sequence[Frame]], index: NDArray, slots: int) -
     return volumes
 
 
-def _order(frame: Frame) -> tuple[float, ...]:
+def _order(frame: Frame) -> tuple[float | int, ...]:
     temporal_index, temporal_identifier, acquisition, phase, instance = frame.order
     time = frame.time_s or 0.0
     return (frame.b_value or 0.0, temporal_index, temporal_identifier, time, acquisition, phase, instance, frame.file)  # fmt: skip

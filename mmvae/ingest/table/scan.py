@@ -17,8 +17,8 @@ from mmvae.errors import InputError, NoCases
 from mmvae.identity.vault import Vault, vault_path
 from mmvae.ingest.nifti import write_nifti
 from mmvae.ingest.point import centre_of, frame_of
-from mmvae.ingest.progress import Progress, unwatched
-from mmvae.ingest.skipped import SkippedFile, Unusable, counted, write_skipped
+from mmvae.ingest.progress import Progress, no_progress
+from mmvae.ingest.skipped import SkippedFile, Unusable, count_by_code, write_skipped
 from mmvae.ingest.summary import ScanSummary
 from mmvae.ingest.table.files import read_signal, read_volume
 from mmvae.ingest.table.map import AssetRule, Map, read_map, read_table, value_of
@@ -53,7 +53,7 @@ class CaseTask:
 
 def scan_table(
     source: Path, out: Path, map_path: Path, records: Path, splits: Sequence[int] | None = None, folds: int | None = None,
-    split_seed: int = 0, jobs: int = 1, progress: Progress = unwatched,
+    split_seed: int = 0, jobs: int = 1, progress: Progress = no_progress,
 ) -> ScanSummary:  # fmt: skip
     """The cohort of a table-led source at `out`, by rename at the end.
 
@@ -91,7 +91,7 @@ def scan_table(
         cases = [case for case in cases if case.assets or case.record]
         if not cases:
             raise NoCases(
-                f"the scan found no case (left out: {counted(skipped)}); expected files below the source that the MAP's file "
+                f"the scan found no case (left out: {count_by_code(skipped)}); expected files below the source that the MAP's file "
                 "templates name, or a record",
                 "map",
             )

@@ -16,7 +16,7 @@ from mmvae.ingest.table.rows import Row
 
 
 @dataclass(frozen=True)
-class Beside:
+class Annotations:
     """Words and points that are found by a study's PatientID or AccessionNumber.
 
     Args:
@@ -58,9 +58,9 @@ class Beside:
                     yield path, f"reports/{path.name}"
 
 
-def read_beside(
+def read_annotations(
     records: Path | None, reports: Path | None, lesions: Path | None, map_path: Path | None, override: Path | None
-) -> Beside:  # fmt: skip
+) -> Annotations:  # fmt: skip
     """What the files named hold; each may be None.
 
     Raises:
@@ -73,7 +73,7 @@ def read_beside(
         # Without a MAP the first column is the key, and every other one a field of the record.
         mapping = mapping or Map(next(iter(table[0])), every_other_column=True)
         rows = _by_key(records, table, mapping.key)
-    return Beside(mapping, rows, _points(lesions), read_override(override), reports)
+    return Annotations(mapping, rows, _points(lesions), read_override(override), reports)
 
 
 def _by_key(path: Path, table: Sequence[Row], key: str) -> dict[str, Row]:
