@@ -4,12 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from mmvae.case import Asset
 from mmvae.cohort import Cohort, plain_case
 from mmvae.identity.vault import Vault
-from mmvae.ingest.annotations import read_annotations
+from mmvae.ingest.annotations import Annotations, read_annotations
 from mmvae.ingest.assembly import Assembler
 from mmvae.ingest.claims import claims_here
 from mmvae.ingest.patients import patients_of
@@ -130,6 +131,27 @@ def test_a_text_in_another_encoding_is_left_out_by_both_doors(tmp_path):
     (tmp_path / "r.txt").write_bytes("Müller has a cyst".encode("latin-1"))
     with pytest.raises(Unusable, match="not UTF-8"):
         read_text(tmp_path / "r.txt")
+
+
+def test_a_study_that_no_worker_could_write_is_left_out_file_by_file_with_its_series(source, tmp_path):
+    study = next(iter(sorted((source / "studies").iterdir())))
+    vault = Vault(tmp_path / "v", KEY)
+    files, _ = walk(study, tmp_path / "unpacked", vault)
+    (tmp_path / "spool").mkdir()
+    with Workers(1) as workers:
+        studies, _ = read_studies(files, tmp_path / "spool", workers, lambda items, total: items)
+    ((uid, read),) = studies.items()
+    patients, _ = patients_of([read], vault)
+    task = Assembler(tmp_path, vault, Annotations(), claims_here).task(
+        read, patients[uid], dict(enumerate(files))
+    )
+    left = task.nothing_written("it crashed")
+    assert {s.file for s in left.skipped} == {f.name for f in files}
+    assert {s.code for s in left.skipped} == {"limit"}
+    assert left.assets == ()
+    for item in left.skipped:
+        path = study / vault.known["files"][item.file]
+        assert left.series[item.series] == pydicom.dcmread(path).SeriesInstanceUID
 
 
 def test_a_file_is_skipped_for_a_reason_of_the_closed_list_only():

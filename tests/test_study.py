@@ -385,6 +385,50 @@ def test_each_broken_file_costs_itself(source, scanned, tmp_path, capsys):
     assert "1 truncated" in capsys.readouterr().out
 
 
+def test_every_file_that_is_left_out_names_its_series_by_the_vault_s_pseudonym(source, tmp_path):
+    """A stray of another matrix size, a localizer, a copy, a file cut short; and one that is no DICOM, which has no series."""
+    study = sorted((source / "studies").iterdir())[0]
+    series = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)
+    folder = tmp_path / "in" / "series"
+    shutil.copytree(series, folder)
+    first, *others = sorted(folder.iterdir())
+    data = pydicom.dcmread(first)
+    data.Rows, data.Columns, data.PixelData = 8, 6, bytes(96)
+    data.SOPInstanceUID += ".1"
+    data.save_as(folder / "stray.dcm")
+    data = pydicom.dcmread(first)
+    data.ImageType, data.SeriesInstanceUID = (
+        ["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        data.SeriesInstanceUID + ".7",
+    )
+    data.save_as(folder / "localizer.dcm")
+    shutil.copy(others[3], folder / "copy.dcm")
+    others[7].write_bytes(others[7].read_bytes()[:-300])
+    (folder / "notes.dcm").write_text("no DICOM")
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    known = json.loads((tmp_path / "out.vault" / "identifiers.json").read_text())
+    entries = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    codes = ["duplicate", "localizer", "mixed_geometry", "not_dicom", "truncated"]
+    assert sorted(entry["code"] for entry in entries) == codes
+    for entry in entries:
+        path = tmp_path / "in" / known["files"][entry["file"]]
+        if entry["code"] == "not_dicom":
+            assert entry["series"] is None
+        else:
+            uid = str(pydicom.dcmread(path, stop_before_pixels=True).SeriesInstanceUID)
+            assert known["series"][entry["series"]] == uid
+            assert uid not in json.dumps(entry)  # as the check above finds it in the vault
+    (stray,) = [entry for entry in entries if entry["code"] == "mixed_geometry"]
+    assert "8 × 6 samples" in stray["reason"]
+    assert main(["rekey", "--cohort", str(tmp_path / "out")]) == 0
+    again = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    renamed = json.loads((tmp_path / "out.vault" / "identifiers.json").read_text())
+    assert not {e["series"] for e in entries if e["series"]} & {e["series"] for e in again}
+    assert {renamed["series"][e["series"]] for e in again if e["series"]} == {
+        known["series"][e["series"]] for e in entries if e["series"]
+    }
+
+
 def test_what_cannot_be_looked_into_is_accounted_for(source, tmp_path, monkeypatch):
     """A folder that may not be listed, a broken archive and one with a broken member, a link to a folder; a link to a file is the file."""
     study = sorted((source / "studies").iterdir())[0]

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmvae.atomic import write_atomically
 from mmvae.errors import InputError
@@ -26,11 +27,19 @@ def vault_path(cohort: Path) -> Path:
 
 @dataclass
 class Vault:
-    """A folder (0700) with the key (0600) and pseudonym → identifier; everything else sees pseudonyms only."""
+    """A folder (0700) with the key (0600) and pseudonym → identifier; everything else sees pseudonyms only.
+
+    Args:
+        root: The folder.
+        key: Of 32 bytes.
+        known: By room (patients, cases, files, series): identifier by pseudonym; `many`: names of files by the hash of their list.
+    """
 
     root: Path
     key: bytes
-    known: dict[str, dict] = field(default_factory=lambda: {"patients": {}, "cases": {}, "files": {}})
+    known: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"patients": {}, "cases": {}, "files": {}}
+    )
 
     @classmethod
     def open(cls, root: Path, create: bool = False) -> "Vault":

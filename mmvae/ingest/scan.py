@@ -182,7 +182,7 @@ class _Scan:
             next(ticks, None)
             if isinstance(answer, TaskFailure):
                 answer.refuse_full_disk()
-                answer = task.failed(f"writing the study in a process of its own: {answer.why}")
+                answer = task.nothing_written(f"writing the study in a process of its own: {answer.why}")
             write_atomically(self.work / "done" / task.case_id, pickle.dumps(answer))
             yield uid_of[task.case_id], answer
 

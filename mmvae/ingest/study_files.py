@@ -2,7 +2,7 @@
 
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,19 +50,19 @@ class StudyTask:
         """The pseudonym of a series; None where the file names none."""
         return pseudonym(self.key, "series", "s", identifier) if identifier else None
 
-    def failed(self, why: str) -> "StudyFiles":
-        """What there is of the study where its worker could not write it: every file left out."""
+    def nothing_written(self, why: str) -> "StudyFiles":
+        """What there is of the study where its worker could not write it: every file is left out."""
         shutil.rmtree(self.root / "cases" / self.case_id, ignore_errors=True)
         series_of = {header.file: header.series for header in headers_in(self.spool)}
         skipped = tuple(
             SkippedFile(file.name, self.series(series_of.get(number)), "limit", why)
             for number, file in self.files.items()
         )
-        return StudyFiles(skipped=skipped, series=self.behind(series_of.values()))
+        return StudyFiles(skipped=skipped, series=self.identifiers(series_of.values()))
 
-    def behind(self, identifiers) -> dict[str, str]:
-        """Identifier by pseudonym, for the vault."""
-        return {name: uid for uid in identifiers if (name := self.series(uid)) is not None}
+    def identifiers(self, series: Iterable[str]) -> dict[str, str]:
+        """SeriesInstanceUIDs by their pseudonyms, for the vault."""
+        return {name: uid for uid in series if (name := self.series(uid)) is not None}
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,15 @@ def write_study(task: StudyTask) -> StudyFiles:
     reason = "the points that it marks became the case's lesions; it holds no image"
     skipped += [_skipped(task, h, "not_image", reason) for h in headers if h.points]
     skipped += [*volumes.skipped, *unread]
-    left_out = {h.series for h in every if task.series(h.series) in {s.series for s in skipped}}
+    names_left_out = {item.series for item in skipped}
+    left_out = {h.series for h in every if task.series(h.series) in names_left_out}
     return StudyFiles(
         assets=(*volumes.assets, *texts),
         centres=volumes.centres,
         record=record,
         points=tuple(point for h in headers for point in h.points),
         skipped=tuple(skipped),
-        series={**volumes.series, **task.behind(left_out)},
+        series={**volumes.series, **task.identifiers(left_out)},
         many=volumes.many,
         identifiers=identifiers,
     )
