@@ -47,12 +47,12 @@ def stacks_below(folder: Path):
             lost[error.code] += 1
             continue
         by_study[header.study].setdefault(header.instance or number, header)
-    made = []
+    stacks_with_voxels = []
     for headers in by_study.values():
         stacks, left = stacks_of((h.series, frame) for h in headers.values() for frame in h.frames)
-        lost.update(one.code for one in left)
-        made += [(stack, volume_of(stack, dict(enumerate(files)))) for stack in stacks]
-    return made, lost
+        lost.update(unused.code for unused in left)
+        stacks_with_voxels += [(stack, volume_of(stack, dict(enumerate(files)))) for stack in stacks]
+    return stacks_with_voxels, lost
 
 
 def converted(folder: Path, out: Path) -> list[nibabel.Nifti1Image]:
@@ -225,9 +225,9 @@ def test_every_transfer_syntax_gives_the_samples_that_were_encoded(tmp_path):
     wanted = pydicom.dcmread(path).pixel_array
     assert wanted.std() > 0
     syntaxes = set()
-    for made in encoded(path, tmp_path):
-        header = read_header(made, 0)
-        np.testing.assert_array_equal(read_frames(made, list(header.frames))[0], wanted)
+    for path_of_syntax in encoded(path, tmp_path):
+        header = read_header(path_of_syntax, 0)
+        np.testing.assert_array_equal(read_frames(path_of_syntax, list(header.frames))[0], wanted)
         syntaxes.add(header.frames[0].pixels.syntax)
     assert len(syntaxes) == 6
 
@@ -267,7 +267,7 @@ def path_of(cohort: Path, file: str) -> str:
 def answers(scanned) -> list[tuple[str, str, str | None, float]]:
     """(series, kind by hand, kind by rule, confidence) of every series of the table."""
     rows = list(csv.DictReader(TABLE.open()))
-    made = []
+    series = []
     for name, root in scanned.items():
         for case in Cohort.load(root).cases:
             for asset in case.assets:
@@ -286,15 +286,15 @@ def answers(scanned) -> list[tuple[str, str, str | None, float]]:
                     None,
                 )
                 assert row is not None, f"the table by hand does not list {places[0]}"
-                made.append((row["folder"], row["kind"], asset.kind, asset.confidence))
-    return made
+                series.append((row["folder"], row["kind"], asset.kind, asset.confidence))
+    return series
 
 
 def test_no_real_series_is_wrong_and_confident_and_most_are_answered(real_data, scanned):
-    made = answers(scanned)
-    assert [m for m in made if m[2] is not None and m[2] != m[1]] == []
-    known = [m for m in made if m[1]]
-    assert len({m[0] for m in made}) >= 40
+    series = answers(scanned)
+    assert [m for m in series if m[2] is not None and m[2] != m[1]] == []
+    known = [m for m in series if m[1]]
+    assert len({m[0] for m in series}) >= 40
     assert sum(m[2] is not None for m in known) >= 0.8 * len(known)
 
 
@@ -320,17 +320,17 @@ def test_every_file_is_accounted_for_once(real_data, scanned):
             for p in (real_data / ROOTS[name]).rglob("*")
             if p.is_file()
         }
-        seen = Counter()
+        accounted = Counter()
         for case in Cohort.load(root).cases:
             for asset in case.assets:
                 if isinstance(asset.files, dict):
-                    seen["many"] += asset.files["n"]
+                    accounted["many"] += asset.files["n"]
                 else:
-                    seen.update(asset.files)
+                    accounted.update(asset.files)
         for line in (root / "skipped.jsonl").read_text().splitlines():
-            seen.update([json.loads(line)["file"]])
-        many = seen.pop("many", 0)
-        named = {path_of(root, f) for f in seen}
+            accounted.update([json.loads(line)["file"]])
+        many = accounted.pop("many", 0)
+        named = {path_of(root, f) for f in accounted}
         assert named <= files
         assert len(named) + many == len(files)
-        assert all(count == 1 for count in seen.values())
+        assert all(count == 1 for count in accounted.values())

@@ -133,9 +133,9 @@ def test_a_report_never_sees_the_class():
 
     p = population(3, 1)[0]
     other = replace(p, histology="fibroma")
-    seen = [reading(x, np.random.default_rng(4)) for x in (p, other)]
-    assert report_of(seen[0], "left", np.random.default_rng(5)) == report_of(
-        seen[1], "left", np.random.default_rng(5)
+    findings = [reading(x, np.random.default_rng(4)) for x in (p, other)]
+    assert report_of(findings[0], "left", np.random.default_rng(5)) == report_of(
+        findings[1], "left", np.random.default_rng(5)
     )
 
 

@@ -207,7 +207,9 @@ def test_a_map_that_does_not_fit_is_refused_by_field(source, change, message, ca
     path = source.parent / "map.yaml"
     path.write_text(change(path.read_text()))
     assert scan(source) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith(("mmvae: --map: map.yaml: ", "mmvae: --records: table.csv: "))
     assert not (source.parent / "cohort").exists()
 
 

@@ -195,30 +195,30 @@ def mark_header(data: Dataset, mark: Marks, series: str) -> None:
 
 def document(study: pydicom.FileDataset, mark: Marks, kind: str) -> pydicom.FileDataset:
     """An SR or an encapsulated PDF of the same study that repeats its marks in its words."""
-    made = Dataset()
+    data = Dataset()
     for name in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
-        setattr(made, name, study.get(name))
+        setattr(data, name, study.get(name))
     words = f"Name {mark('family')} {mark('given')} born 1961-03-07 seen by {mark('nested name')} at {mark('InstitutionName')} no {mark('AccessionNumber')}: a cyst."
-    made.SeriesInstanceUID, made.SOPInstanceUID = (
+    data.SeriesInstanceUID, data.SOPInstanceUID = (
         study.SeriesInstanceUID + "." + ("1" if kind == "sr" else "2"),
         study.SOPInstanceUID + ".9" + ("1" if kind == "sr" else "2"),
     )
     if kind == "sr":
-        made.SOPClassUID, made.Modality = "1.2.840.10008.5.1.4.1.1.88.11", "SR"
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.88.11", "SR"
         item, person = Dataset(), Dataset()
         item.ValueType, item.TextValue = "TEXT", words
         person.ValueType, person.PersonName = "PNAME", mark("reader")
-        made.ContentSequence = Items([item, person])
+        data.ContentSequence = Items([item, person])
     else:
-        made.SOPClassUID, made.Modality = "1.2.840.10008.5.1.4.1.1.104.1", "DOC"
-        made.MIMETypeOfEncapsulatedDocument, made.EncapsulatedDocument = "application/pdf", pdf_of(words)
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.104.1", "DOC"
+        data.MIMETypeOfEncapsulatedDocument, data.EncapsulatedDocument = "application/pdf", pdf_of(words)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = (
-        made.SOPClassUID,
-        made.SOPInstanceUID,
+        data.SOPClassUID,
+        data.SOPInstanceUID,
         "1.2.840.10008.1.2.1",
     )
-    return pydicom.FileDataset("", made, file_meta=meta, preamble=b"\0" * 128)
+    return pydicom.FileDataset("", data, file_meta=meta, preamble=b"\0" * 128)
 
 
 @pytest.fixture(scope="session")
@@ -328,9 +328,9 @@ def test_messages_of_a_refused_scan_name_no_identifier(marked, tmp_path, capfd):
     assert (
         main(["scan", str(root), "--out", str(tmp_path / "c"), "--lesions", str(tmp_path / "bad.csv")]) == 1
     )
-    told = capfd.readouterr().err
-    assert "line 2" in told
-    assert not MARK.search(told.encode())
+    message = capfd.readouterr().err
+    assert message.startswith("mmvae: --lesions: bad.csv line 2: expected three numbers")
+    assert not MARK.search(message.encode())
 
 
 def test_dates_keep_their_form_and_their_distances():
@@ -470,13 +470,15 @@ def test_what_cannot_be_looked_into_is_accounted_for(source, tmp_path, monkeypat
     ]
 
 
-def test_too_many_missing_slices_are_a_gap(source, tmp_path):
+def test_too_many_missing_slices_are_a_gap(source, tmp_path, capsys):
     study = sorted((source / "studies").iterdir())[0]
     folder = next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16)
     shutil.copytree(folder, tmp_path / "in" / "series")
     for path in sorted((tmp_path / "in" / "series").iterdir())[3:9]:
         path.unlink()
     assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 3
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("mmvae: SOURCE: the scan found no case (left out: 10 gap); expected DICOM files")
     assert not (tmp_path / "out").exists()
 
 
@@ -495,22 +497,22 @@ def test_workers_survive_crash_hang_and_swelling():
     started = time.time()
     seconds = lambda i: 1.0 if i == "hang" else 20.0  # noqa: E731
     with Workers(2, start_up=15.0) as workers:
-        made = dict(workers.run(_crash, ((i, 0) for i in items), seconds, memory=1 << 30))
+        answers = dict(workers.run(_crash, ((i, 0) for i in items), seconds, memory=1 << 30))
         again = dict(workers.run(_crash, [("e", 0), ("swell", 0)], seconds))
         next(workers.run(_crash, [("f", 0), ("g", 0), ("h", 0)], seconds))  # a round that is left early
         last = dict(workers.run(_crash, [("i", 0), ("j", 0)], seconds))
     assert time.time() - started < 50
     assert again == {"e": "E", "swell": str(3 << 30)}  # a round without a limit
     assert last == {"i": "I", "j": "J"}
-    assert {k: v for k, v in made.items() if not isinstance(v, TaskFailure)} == {
+    assert {k: v for k, v in answers.items() if not isinstance(v, TaskFailure)} == {
         "a": "A",
         "b": "B",
         "c": "C",
         "d": "D",
     }
-    assert made["crash"] == TaskFailure("crashed")
-    assert made["hang"] == TaskFailure("too long")
-    assert made["swell"] == TaskFailure("too much memory")
+    assert answers["crash"] == TaskFailure("crashed")
+    assert answers["hang"] == TaskFailure("too long")
+    assert answers["swell"] == TaskFailure("too much memory")
 
 
 def test_no_room_left_ends_a_scan_in_one_line_and_leaves_nothing(source, tmp_path, capsys):
@@ -583,10 +585,10 @@ def test_a_segmentation_and_contours_give_the_lesion_s_point(source, tmp_path):
     shutil.copytree(series, tmp_path / "in" / "series")
 
     def like(modality: str, kind: str) -> pydicom.FileDataset:
-        made, meta = Dataset(), FileMetaDataset()
+        data, meta = Dataset(), FileMetaDataset()
         for name in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
-            setattr(made, name, first.get(name))
-        made.Modality, made.SOPClassUID, made.SOPInstanceUID, made.SeriesInstanceUID = (
+            setattr(data, name, first.get(name))
+        data.Modality, data.SOPClassUID, data.SOPInstanceUID, data.SeriesInstanceUID = (
             modality,
             kind,
             first.SOPInstanceUID + ".5",
@@ -594,10 +596,10 @@ def test_a_segmentation_and_contours_give_the_lesion_s_point(source, tmp_path):
         )
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = (
             kind,
-            made.SOPInstanceUID,
+            data.SOPInstanceUID,
             "1.2.840.10008.1.2.1",
         )
-        return pydicom.FileDataset("", made, file_meta=meta, preamble=b"\0" * 128)
+        return pydicom.FileDataset("", data, file_meta=meta, preamble=b"\0" * 128)
 
     squares = [
         [(0, 0, 5), (10, 0, 5), (10, 10, 5), (0, 10, 5)],
@@ -647,8 +649,8 @@ def test_a_segmentation_and_contours_give_the_lesion_s_point(source, tmp_path):
 
 def test_studies_that_disagree_about_the_patient_are_never_merged(source, tmp_path, capsys):
     """Two studies under one wrong PatientID stay two patients only where the id names nobody; one study with two ids is its own patient."""
-    one, two, *_ = sorted((source / "studies").iterdir())
-    for name, study, ids in (("a", one, ["X1", "X2"]), ("b", two, ["X1"])):
+    first, second, *_ = sorted((source / "studies").iterdir())
+    for name, study, ids in (("a", first, ["X1", "X2"]), ("b", second, ["X1"])):
         for number, path in enumerate(
             sorted(next(p for p in sorted(study.iterdir()) if len(list(p.iterdir())) == 16).iterdir())
         ):
@@ -678,9 +680,9 @@ def test_what_no_rule_is_sure_of_is_told_series_by_series(source, tmp_path, caps
         data.save_as(tmp_path / "in" / path.name)
     assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
     (case,) = Cohort.load(tmp_path / "out").cases
-    told = capsys.readouterr().err
-    assert "1 series: 1 of no known kind" in told
-    assert f"series {case.assets[0].facts['series']} of case {case.case_id}: no kind" in told
+    message = capsys.readouterr().err
+    assert "1 series: 1 of no known kind" in message
+    assert f"series {case.assets[0].facts['series']} of case {case.case_id}: no kind" in message
 
 
 def test_rekey_renames_vault_and_cohort_together(source, tmp_path):
@@ -794,26 +796,26 @@ def test_a_study_folder_is_searched_directly(source, trained, phantom, tmp_path,
 
 def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     for what in ("torch", "decoder of JPEG-LS Lossless: installed", "memory", "threads", "GPU", "wandb"):
-        assert what in told
+        assert what in message
     import mmvae.cli.doctor as doctor
 
     monkeypatch.setattr(doctor, "version", lambda name: "2.6.2" if name == "lightning" else "9.9")
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "LACKS  lightning: 2.6.2" in told
-    assert "steals credentials" in told
-    assert "LACKS  threads" in told
+    message = capsys.readouterr().out
+    assert "LACKS  lightning: 2.6.2" in message
+    assert "steals credentials" in message
+    assert "LACKS  threads" in message
 
 
 def test_two_thousand_mutated_files_crash_nothing():
     from benchmarks.broken import run
 
-    made = run(2000, 1, (), jobs=2)
-    assert made["crashed, hung or raised"] == 0
-    assert made["reached pixel decoding"] >= 0.4
-    assert made["slowest s"] < 5
-    assert made["largest growth MiB"] < 1024
-    assert set(made["codes"]) >= {"used", "truncated"}
+    measured = run(2000, 1, (), jobs=2)
+    assert measured["crashed, hung or raised"] == 0
+    assert measured["reached pixel decoding"] >= 0.4
+    assert measured["slowest s"] < 5
+    assert measured["largest growth MiB"] < 1024
+    assert set(measured["codes"]) >= {"used", "truncated"}

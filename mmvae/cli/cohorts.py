@@ -2,9 +2,14 @@
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmvae.cli.commands import Commands, bar, numbers
+
+if TYPE_CHECKING:
+    from mmvae.ingest.summary import ScanSummary
 
 
 def add_to(commands: Commands) -> None:
@@ -48,7 +53,7 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--cohort", type=Path, required=True)
 
 
-def _phantom(a) -> int:
+def _phantom(a: Namespace) -> int:
     if a.form == "dicom":
         from mmvae.phantom.dicom import write_phantom_studies
 
@@ -66,7 +71,7 @@ def _phantom(a) -> int:
     return 0
 
 
-def _scan(a) -> int:
+def _scan(a: Namespace) -> int:
     from mmvae.errors import InputError
     from mmvae.ingest.skipped import count_by_code
 
@@ -80,13 +85,13 @@ def _scan(a) -> int:
     return 4 if a.strict and summary.skipped else 0
 
 
-def _led_by_table(a) -> bool:
+def _led_by_table(a: Namespace) -> bool:
     from mmvae.ingest.table.map import read_map
 
     return a.map is not None and read_map(a.map).led_by_table
 
 
-def _scan_table(a):
+def _scan_table(a: Namespace) -> "ScanSummary":
     from mmvae.errors import InputError
     from mmvae.ingest.table.scan import scan_table
 
@@ -99,7 +104,7 @@ def _scan_table(a):
     )
 
 
-def _scan_studies(a):
+def _scan_studies(a: Namespace) -> "ScanSummary":
     from mmvae.ingest.scan import scan_studies
 
     return scan_studies(
@@ -108,7 +113,7 @@ def _scan_studies(a):
     )  # fmt: skip
 
 
-def _assign(a) -> int:
+def _assign(a: Namespace) -> int:
     from mmvae.ingest.assign import assign_cohort
 
     changed, unknown = assign_cohort(a.cohort, a.override)
@@ -116,7 +121,7 @@ def _assign(a) -> int:
     return 0
 
 
-def _rekey(a) -> int:
+def _rekey(a: Namespace) -> int:
     from mmvae.custody.rekey import rekey
 
     print(
@@ -125,7 +130,7 @@ def _rekey(a) -> int:
     return 0
 
 
-def _whereis(a) -> int:
+def _whereis(a: Namespace) -> int:
     from mmvae.identity.vault import Vault, vault_path
 
     print(Vault.open(vault_path(a.cohort)).whereis(a.file))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels import get_decoder  # pyright: ignore[reportPrivateImportUsage] - documented, not marked as exported
 from pydicom.uid import UID
 
 from mmvae.ingest.dicom.frame import Frame, Pixels
