@@ -13,7 +13,6 @@ from PIL import Image
 
 from mmvae.cli import main
 from mmvae.cohort import Cohort
-from mmvae.identity.text import without_identifiers
 from mmvae.identity.vault import Vault, vault_path
 
 MAP = """
@@ -283,7 +282,3 @@ def test_the_same_key_gives_the_same_bytes(source):
         == everything_below(source.parent / "b")
         == everything_below(source.parent / "c")
     )
-
-
-def test_identifiers_leave_a_text_whatever_their_case():
-    assert without_identifiers("Doe, Jane: JANE has", ["jane", "Do"]) == "Doe, [removed]: [removed] has"
