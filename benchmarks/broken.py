@@ -25,10 +25,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from mmvae.ingest.dicom import read_header
-from mmvae.ingest.pixels import read_frames
+from mmvae.ingest.dicom.header import read_header
+from mmvae.ingest.dicom.pixels import read_frames
 from mmvae.ingest.skipped import SKIP_CODES, Unusable
-from mmvae.ingest.workers import Failed, Workers
+from mmvae.ingest.workers import TaskFailure, Workers
 from mmvae.phantom.dicom import write_phantom_studies
 
 KINDS = ("bits", "cut", "length", "nesting", "vr", "huge", "zeros", "swap")
@@ -162,7 +162,7 @@ def run(files: int, seed: int, more: Sequence[Path], jobs: int = 1) -> dict:
         with Workers(jobs) as workers:
             for path, answer in workers.run(examine, items(), lambda _: 5.0, 1 << 30):
                 path.unlink()
-                if isinstance(answer, Failed):
+                if isinstance(answer, TaskFailure):
                     count_of[answer.why] += 1
                     continue
                 code, pixels, seconds, grown = answer

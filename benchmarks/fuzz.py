@@ -30,7 +30,8 @@ def main() -> None:
     corpus = work / "corpus"
     corpus.mkdir()
     with atheris.instrument_imports(include=["mmvae.ingest", "pydicom"]):  # before anything else imports them
-        from mmvae.ingest import dicom, pixels
+        from mmvae.ingest.dicom import header as dicom
+        from mmvae.ingest.dicom import pixels
         from mmvae.ingest.skipped import Unusable
     from benchmarks.broken import sources
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mmvae.cohort import Cohort
 from mmvae.identity.vault import Vault, vault_path
-from mmvae.ingest.assign import claims_of
-from mmvae.ingest.study import scan_dicom
+from mmvae.ingest.claims import claims_of
+from mmvae.ingest.scan import scan_studies
 from mmvae.phantom.dicom import write_phantom_studies
 
 TABLE = Path(__file__).parents[1] / "tests" / "tables" / "series_by_hand.csv"
@@ -28,7 +28,7 @@ def real(data: Path, work: Path) -> list[Answer]:
     for name, folder in SOURCES.items():
         root = work / name
         if not root.exists():
-            scan_dicom(data / folder, root, jobs=os.cpu_count() or 1)
+            scan_studies(data / folder, root, jobs=os.cpu_count() or 1)
         vault = Vault.open(vault_path(root))
         for case in Cohort.load(root).cases:
             for asset in case.assets:
@@ -55,7 +55,7 @@ def phantom(work: Path, cases: int = 24) -> list[Answer]:
     """The same of the phantom's four vendors; the truth is what each was written as, known by its b-values, phases and echo time."""
     if not (work / "phantom").exists():
         write_phantom_studies(cases, 17, work / "source", jobs=os.cpu_count() or 1)
-        scan_dicom(work / "source" / "studies", work / "phantom", jobs=os.cpu_count() or 1)
+        scan_studies(work / "source" / "studies", work / "phantom", jobs=os.cpu_count() or 1)
     answers = []
     for case in Cohort.load(work / "phantom").cases:
         for asset in case.assets:

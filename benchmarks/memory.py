@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from mmvae.ingest.study import scan_dicom
+from mmvae.ingest.scan import scan_studies
 from mmvae.phantom.dicom import uid, write_phantom_studies
 
 
@@ -43,7 +43,7 @@ def main() -> None:
         thread = threading.Thread(target=watch)
         thread.start()
         started = time.time()
-        summary = scan_dicom(work / "in", work / "out", jobs=arguments.jobs)
+        summary = scan_studies(work / "in", work / "out", jobs=arguments.jobs)
         seconds = time.time() - started
         stop.set()
         thread.join()

@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 
 from mmvae.cohort import Cohort
-from mmvae.ingest.study import scan_dicom
+from mmvae.ingest.scan import scan_studies
 from mmvae.phantom.dicom import write_phantom_studies, write_study
 from mmvae.phantom.patient import population
 
@@ -65,12 +65,12 @@ def main() -> None:
         print(json.dumps(rates), flush=True)
         write_phantom_studies(arguments.studies, 3, work / "in", arguments.jobs)
         files = sum(1 for _ in (work / "in" / "studies").rglob("*.dcm"))
-        scan_dicom(work / "in" / "studies", work / "first", jobs=arguments.jobs)
+        scan_studies(work / "in" / "studies", work / "first", jobs=arguments.jobs)
         tasks = _tasks(work)
         ratios = []
         for number in range(arguments.rounds):
             started = time.time()
-            scan_dicom(work / "in" / "studies", work / f"c{number}", jobs=arguments.jobs)
+            scan_studies(work / "in" / "studies", work / f"c{number}", jobs=arguments.jobs)
             ours = time.time() - started
             (work / f"f{number}").mkdir()
             started = time.time()

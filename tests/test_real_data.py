@@ -182,3 +182,29 @@ def test_tcga_lgg_has_77_patients_and_only_the_sequences_that_exist(real_data, t
         assert found == sum(int(r[column]) for r in rows)
     assert not any("TCGA" in line for line in (tmp_path / "c" / "cases.jsonl").read_text().splitlines())
     assert cohort.card.answers.fields == ("histological_type", "grade")
+
+
+@pytest.mark.parametrize(
+    ("file", "shape", "spacing_mm"),
+    [
+        ("ms_mri/longitudinal_raw/patient03/study2_T1W.nii.gz", (256, 256, 48), None),
+        ("ms_mri/longitudinal_raw/patient03/study2_T2W.nii.gz", (348, 384, 44), None),
+        ("ms_mri/longitudinal_raw/patient03/study2_FLAIR.nii.gz", (320, 320, 48), None),
+        ("glioma_nifti/TCGA-DU-7294/raw_bet/TCGA-DU-7294_t2_bet.nii.gz", (240, 240, 155), 1.0),
+    ],
+)
+def test_a_volume_keeps_the_size_and_spacing_that_its_readme_states(
+    real_data, tmp_path, file, shape, spacing_mm
+):
+    import nibabel
+
+    path = real_data / file
+    (tmp_path / "map.yaml").write_text(f"key: Patient\nassets: [{{kind: t2, file: {path.name}}}]\n")
+    (tmp_path / "table.csv").write_text("Patient\nsomebody\n")
+    tables = ["--map", str(tmp_path / "map.yaml"), "--records", str(tmp_path / "table.csv")]
+    assert main(["scan", str(path.parent), "--out", str(tmp_path / "c"), *tables, "--jobs", "1"]) == 0
+    ((asset,),) = (case.assets for case in Cohort.load(tmp_path / "c").cases)
+    stored = nibabel.load(tmp_path / "c" / asset.uri)
+    assert stored.shape == shape
+    if spacing_mm:
+        assert stored.header.get_zooms() == pytest.approx((spacing_mm,) * 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mmvae.cohort import Cohort
-from mmvae.ingest.study import scan_dicom
+from mmvae.ingest.scan import scan_studies
 from mmvae.phantom.dicom import write_phantom_studies
 from mmvae.phantom.patient import orads, population
 from mmvae.phantom.words import reading
@@ -44,7 +44,7 @@ def main() -> None:
     )
     write_phantom_studies(arguments.cases, arguments.seed, source, cores)
     step("scan: studies, records, reports and lesion points become a cohort")
-    made = scan_dicom(
+    made = scan_studies(
         source / "studies", out / "cohort", source / "records.csv", source / "reports", source / "lesions.csv", source / "map.yaml",
         splits=splits, split_seed=arguments.seed, jobs=cores,
     )  # fmt: skip

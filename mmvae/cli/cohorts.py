@@ -2,9 +2,14 @@
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmvae.cli.commands import Commands, bar, numbers
+
+if TYPE_CHECKING:
+    from mmvae.ingest.summary import ScanSummary
 
 
 def add_to(commands: Commands) -> None:
@@ -48,7 +53,7 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--cohort", type=Path, required=True)
 
 
-def _phantom(a) -> int:
+def _phantom(a: Namespace) -> int:
     if a.form == "dicom":
         from mmvae.phantom.dicom import write_phantom_studies
 
@@ -66,66 +71,49 @@ def _phantom(a) -> int:
     return 0
 
 
-def _scan(a) -> int:
+def _scan(a: Namespace) -> int:
     from mmvae.errors import InputError
-    from mmvae.ingest.mapping import read_map
+    from mmvae.ingest.skipped import count_by_code
 
     if a.splits and a.folds:
-        raise InputError("--splits and --folds exclude each other; give one")
-    if a.map is not None and read_map(a.map).led_by_table:
-        from mmvae.ingest.scan import scan_table
+        raise InputError("a cohort has splits or folds; give one of the two", "folds")
+    summary = _scan_table(a) if _led_by_table(a) else _scan_studies(a)
+    for note in summary.notes:
+        print(note, file=sys.stderr)
+    where = " (see skipped.jsonl)" if summary.skipped else ""
+    print(f"{summary.cases} cases; left out: {count_by_code(summary.skipped)}{where}")
+    return 4 if a.strict and summary.skipped else 0
 
-        if a.records is None:
-            raise InputError(
-                "a MAP with `assets`, `case` or `patient` needs --records R.csv, the table that it speaks of"
-            )
-        count, skipped = scan_table(
-            a.source,
-            a.out,
-            a.map,
-            a.records,
-            a.splits,
-            a.folds,
-            a.split_seed,
-            a.jobs,
-            a.strict,
-            bar("cases"),
+
+def _led_by_table(a: Namespace) -> bool:
+    from mmvae.ingest.table.map import read_map
+
+    return a.map is not None and read_map(a.map).led_by_table
+
+
+def _scan_table(a: Namespace) -> "ScanSummary":
+    from mmvae.errors import InputError
+    from mmvae.ingest.table.scan import scan_table
+
+    if a.records is None:
+        raise InputError(
+            "a MAP with `assets`, `case` or `patient` speaks of a table, and none is given", "records"
         )
-    else:
-        from mmvae.ingest.study import scan_dicom
-
-        made = scan_dicom(
-            a.source,
-            a.out,
-            a.records,
-            a.reports,
-            a.lesions,
-            a.map,
-            a.override,
-            a.splits,
-            a.folds,
-            a.split_seed,
-            a.jobs,
-            bar("files"),
-        )
-        count, skipped = made.cases, made.skipped
-        for note in made.notes:
-            print(note, file=sys.stderr)
-    by_code: dict[str, int] = {}
-    for item in skipped:
-        by_code[item.code] = by_code.get(item.code, 0) + 1
-    left_out = ", ".join(f"{n} {code}" for code, n in sorted(by_code.items())) or "nothing"
-    print(f"{count} cases; left out: {left_out}" + (" (see skipped.jsonl)" if skipped and count else ""))
-    if count == 0:
-        print(
-            "mmvae: the scan found no case; SOURCE needs DICOM files of MR series, or a MAP whose file templates fit it",
-            file=sys.stderr,
-        )
-        return 3
-    return 4 if a.strict and skipped else 0
+    return scan_table(
+        a.source, a.out, a.map, a.records, a.splits, a.folds, a.split_seed, a.jobs, progress=bar("cases")
+    )
 
 
-def _assign(a) -> int:
+def _scan_studies(a: Namespace) -> "ScanSummary":
+    from mmvae.ingest.scan import scan_studies
+
+    return scan_studies(
+        a.source, a.out, a.records, a.reports, a.lesions, a.map, a.override, a.splits, a.folds, a.split_seed, a.jobs,
+        progress=bar("files"),
+    )  # fmt: skip
+
+
+def _assign(a: Namespace) -> int:
     from mmvae.ingest.assign import assign_cohort
 
     changed, unknown = assign_cohort(a.cohort, a.override)
@@ -133,7 +121,7 @@ def _assign(a) -> int:
     return 0
 
 
-def _rekey(a) -> int:
+def _rekey(a: Namespace) -> int:
     from mmvae.custody.rekey import rekey
 
     print(
@@ -142,7 +130,7 @@ def _rekey(a) -> int:
     return 0
 
 
-def _whereis(a) -> int:
+def _whereis(a: Namespace) -> int:
     from mmvae.identity.vault import Vault, vault_path
 
     print(Vault.open(vault_path(a.cohort)).whereis(a.file))

@@ -56,7 +56,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _decoders() -> Iterator[Finding]:
-    from mmvae.ingest.pixels import decodes
+    from mmvae.ingest.dicom.pixels import decodes
 
     for name, syntax in SYNTAXES.items():
         able = decodes(syntax)

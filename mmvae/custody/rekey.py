@@ -2,85 +2,128 @@
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmvae.atomic import swap_folder
 from mmvae.case import Asset, Case
 from mmvae.cohort import Cohort, write_cohort
 from mmvae.errors import InputError
-from mmvae.identity.vault import Vault, shifted_dates, vault_path
-from mmvae.ingest.writing import files_field
+from mmvae.identity.text import shifted_dates
+from mmvae.identity.vault import Vault, vault_path
+from mmvae.ingest.names import files_field
 from mmvae.splits import Split, Splits
+
+Renames = Mapping[str, Mapping[str, str]]  # by what is named: old pseudonym → new one
 
 
 def rekey(root: Path) -> int:
     """A new key for the cohort at `root` and its vault; how many cases were renamed.
 
-    Both are made anew beside the old ones and swapped by renames, the cohort first; a run that was stopped between the two is
+    Both are built anew beside the old ones and swapped by renames, the cohort first; a run that was stopped in between is
     finished by the next. Embeddings and indexes of the old names must be made again.
 
     Raises:
-        InputError: where cohort or vault cannot be read.
+        InputError: where cohort or vault cannot be read, or do not belong together.
     """
     place = vault_path(root)
-    beside, ahead = root.with_name(f".{root.name}.rekeyed"), place.with_name(f".{place.name}.rekeyed")
-    if ahead.is_dir() and not beside.is_dir() and root.is_dir():  # stopped after the cohort's swap
-        swap_folder(ahead, place)
+    new_root, new_place = root.with_name(f".{root.name}.rekeyed"), place.with_name(f".{place.name}.rekeyed")
+    # The new vault is complete before a first rename, and removed before the new cohort is: where it stands alone,
+    # or where the old cohort is gone, the run before this one was stopped while it swapped.
+    if new_place.is_dir() and not (root.is_dir() and new_root.is_dir()):
+        _put(new_root, root)
+        _put(new_place, place)
         return len(Cohort.load(root).cases)
     cohort, old = Cohort.load(root), Vault.open(place)
-    new = Vault(ahead, secrets.token_bytes(32))
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.rmtree(ahead, ignore_errors=True)
-    (beside / "cases").mkdir(parents=True)
+    _discard(new_root, new_place)
     try:
-        rename = {
-            "patients": {name: new.patient(who) for name, who in old.known.get("patients", {}).items()},
-            "cases": {name: new.case(what) for name, what in old.known.get("cases", {}).items()},
-            "files": {name: new.file(where) for name, where in old.known.get("files", {}).items()},
-            "series": {name: new.series(what) for name, what in old.known.get("series", {}).items()},
-        }
-        cases = [_case(case, cohort.root, beside, old, new, rename) for case in cohort.cases]
-        splits = cohort.splits
-        if splits is not None:
-            folds = tuple(
-                Split(
-                    *(tuple(rename["patients"][p] for p in part) for part in (s.train, s.validation, s.test))
-                )
-                for s in splits.folds
-            )
-            splits = Splits(folds, splits.single, splits.group, splits.seed)
-        write_cohort(beside, cohort.card, cases, splits)
-        lines = []
-        for line in (
-            (root / "skipped.jsonl").read_text().splitlines() if (root / "skipped.jsonl").is_file() else ()
-        ):
-            entry = json.loads(line)
-            lines.append(json.dumps({**entry, "file": _file(entry["file"], rename["files"])}) + "\n")
-        (beside / "skipped.jsonl").write_text("".join(sorted(lines)))
-        new.save()
+        _write_renamed(cohort, old, new_root, new_place)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(ahead, ignore_errors=True)
+        _discard(new_root, new_place)
         raise
-    swap_folder(beside, root)
-    swap_folder(ahead, place)
-    return len(cases)
+    _put(new_root, root)
+    _put(new_place, place)
+    return len(cohort.cases)
 
 
-def _file(name: str, files: dict[str, str]) -> str:
+def _discard(new_root: Path, new_place: Path) -> None:
+    shutil.rmtree(new_place, ignore_errors=True)
+    shutil.rmtree(new_root, ignore_errors=True)
+
+
+def _put(new: Path, place: Path) -> None:
+    """Puts a folder into its place, also where an earlier run had begun or finished that."""
+    if new.is_dir() and place.is_dir():
+        swap_folder(new, place)
+    elif new.is_dir():
+        os.rename(new, place)
+    shutil.rmtree(place.with_name(f".{place.name}.old"), ignore_errors=True)
+
+
+def _write_renamed(cohort: Cohort, old: Vault, new_root: Path, new_place: Path) -> None:
+    """The cohort under a new key at `new_root`, and then the vault that belongs to it."""
+    new = Vault(new_place, secrets.token_bytes(32))
+    (new_root / "cases").mkdir(parents=True)
+    names = {
+        "patients": new.patient,
+        "cases": new.case,
+        "files": new.file,
+        "series": new.series,
+    }
+    rename = {
+        what: {name: give(identifier) for name, identifier in old.known.get(what, {}).items()}
+        for what, give in names.items()
+    }
+    cases = [_case(case, cohort.root, new_root, old, new, rename) for case in cohort.cases]
+    write_cohort(new_root, cohort.card, cases, _splits(cohort.splits, rename["patients"]))
+    skipped = cohort.root / "skipped.jsonl"
+    lines = skipped.read_text().splitlines() if skipped.is_file() else []
+    (new_root / "skipped.jsonl").write_text("".join(sorted(_skipped(line, rename) for line in lines)))
+    new.save()
+
+
+def _splits(splits: Splits | None, patients: Mapping[str, str]) -> Splits | None:
+    if splits is None:
+        return None
+    folds = tuple(
+        Split(*(tuple(patients[p] for p in part) for part in (s.train, s.validation, s.test)))
+        for s in splits.folds
+    )
+    return replace(splits, folds=folds)
+
+
+def _skipped(line: str, rename: Renames) -> str:
+    """A line of skipped.jsonl."""
+    entry = json.loads(line)
+    entry["file"] = _file(entry["file"], rename["files"])
+    if entry.get("series") is not None:
+        entry["series"] = rename["series"][entry["series"]]
+    return json.dumps(entry) + "\n"
+
+
+def _file(name: str, files: Mapping[str, str]) -> str:
     head, mark, frames = name.partition("#")
     if head not in files:
         raise InputError(f"the vault does not know the file {head}; this vault belongs to another cohort")
     return files[head] + mark + frames
 
 
-def _case(
-    case: Case, source: Path, target: Path, old: Vault, new: Vault, rename: dict[str, dict[str, str]]
-) -> Case:
-    """The case under its new names, its folder copied, its texts' dates moved as the new key says."""
+def _case(case: Case, source: Path, target: Path, old: Vault, new: Vault, rename: Renames) -> Case:
+    """The case under its new names, its folder copied, its texts' dates moved as the new key says.
+
+    Args:
+        case: Under its old names.
+        source: The old cohort's folder.
+        target: The new one's.
+        old: The old vault.
+        new: The new one.
+        rename: The pseudonyms.
+    """
     head, mark, lesion = case.case_id.partition("-")
     if head not in rename["cases"] or case.patient not in rename["patients"]:
         raise InputError(
@@ -112,15 +155,15 @@ def _case(
     return replace(case, case_id=case_id, patient=rename["patients"][case.patient], assets=tuple(assets))
 
 
-def _facts(asset: Asset, rename: dict[str, dict[str, str]]) -> dict:
+def _facts(asset: Asset, rename: Renames) -> dict[str, Any]:
     facts = dict(asset.facts)
     if "series" in facts:
         facts["series"] = rename["series"][facts["series"]]
     return facts
 
 
-def _files(asset: Asset, old: Vault, new: Vault, rename: dict[str, dict[str, str]]) -> tuple[str, ...] | dict:
-    names = old.known["many"][asset.files["sha256"]] if isinstance(asset.files, dict) else asset.files
+def _files(asset: Asset, old: Vault, new: Vault, rename: Renames) -> tuple[str, ...] | dict[str, Any]:
+    names = old.known["many"][asset.files["sha256"]] if isinstance(asset.files, Mapping) else asset.files
     renamed = tuple(sorted(_file(name, rename["files"]) for name in names))
     kept = files_field(renamed)
     if isinstance(kept, dict):

@@ -1,1 +1,1 @@
-"""Who is behind a pseudonym: the vault, and what must not leave it."""
+"""Who somebody is, and what of it may leave: keys and pseudonyms, text, headers. Nothing in this room imports torch."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS ↔ RAS
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse
 
 
 def write_nifti(path: Path, volume: NDArray, affine_lps: NDArray) -> str:
@@ -17,10 +17,10 @@ def write_nifti(path: Path, volume: NDArray, affine_lps: NDArray) -> str:
     """
     import nibabel
 
-    image = nibabel.Nifti1Image(volume, _FLIP @ affine_lps)
+    image = nibabel.Nifti1Image(volume, LPS_TO_RAS @ affine_lps)
     image.header.set_xyzt_units("mm")
-    image.set_qform(_FLIP @ affine_lps, code=1)
-    image.set_sform(_FLIP @ affine_lps, code=1)
+    image.set_qform(LPS_TO_RAS @ affine_lps, code=1)
+    image.set_sform(LPS_TO_RAS @ affine_lps, code=1)
     data = gzip.compress(image.to_bytes(), 1, mtime=0)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

@@ -1,245 +1,257 @@
-"""A source led by a table → a cohort folder, and a list of what was skipped, and why."""
+"""A folder of DICOM studies → a cohort folder: every file is accounted for once, and a broken one costs itself."""
 
-import hashlib
+import pickle
 import shutil
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from mmvae.case import Asset, Case, Lesion
+from mmvae.atomic import write_atomically
+from mmvae.case import Card, Case, Field
 from mmvae.cohort import write_cohort
-from mmvae.errors import InputError
-from mmvae.identity.vault import Vault, vault_path, without_identifiers
-from mmvae.ingest.files import read_signal, read_volume
-from mmvae.ingest.mapping import AssetRule, Map, read_map, read_table, value_of
-from mmvae.ingest.nifti import write_nifti
-from mmvae.ingest.skipped import Skipped, Unusable, write_skipped
-from mmvae.ingest.table import field_types, with_words, words_card
-from mmvae.splits import draw_splits
+from mmvae.errors import InputError, NoCases
+from mmvae.identity.vault import Vault, vault_path
+from mmvae.ingest.annotations import Annotations, read_annotations
+from mmvae.ingest.assembly import Assembler
+from mmvae.ingest.claims import AskClaims, ClaimProcess
+from mmvae.ingest.patients import patients_of
+from mmvae.ingest.progress import Progress, no_progress
+from mmvae.ingest.reading import SECONDS_PER_FILE, Study, UnusableFile, read_studies
+from mmvae.ingest.skipped import SkippedFile, count_by_code, write_skipped
+from mmvae.ingest.source import SourceFile, walk
+from mmvae.ingest.study_files import StudyFiles, StudyTask, write_study
+from mmvae.ingest.summary import ScanSummary
+from mmvae.ingest.table.map import Map
+from mmvae.ingest.table.rows import RecordColumn, Row, card_of, record_columns
+from mmvae.ingest.workers import TaskFailure, Workers
+from mmvae.splits import Splits, draw_splits
+
+UNSURE = 0.7  # below this confidence a kind is reported as unsure
+MOST_NAMED = 20  # so many series of no or an unsure kind are named one by one
+HEADER_FIELDS = {
+    "age_years": Field("number", "years"), "sex": Field("category", values=("F", "M", "O")),
+    "weight_kg": Field("number", "kg"), "height_m": Field("number", "m"),
+}  # fmt: skip
+# PS3.16 CID 7050: Basic Profile; Clean Descriptors; Retain Longitudinal with Modified Dates; Retain Patient Characteristics.
+DEIDENTIFICATION = ("113100", "113105", "113107", "113108")
+
+DrawSplits = Callable[[Sequence[str]], Splits | None]
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """One file of a case: where it is, its F and its rule."""
+def scan_studies(
+    source: Path, out: Path, records: Path | None = None, reports: Path | None = None, lesions: Path | None = None,
+    map_path: Path | None = None, override: Path | None = None, splits: Sequence[int] | None = None, folds: int | None = None,
+    split_seed: int = 0, jobs: int = 1, progress: Progress = no_progress, vault: Vault | None = None, ask: AskClaims | None = None,
+) -> ScanSummary:  # fmt: skip
+    """The cohort of a folder of DICOM files at `out`, by rename at the end; a scan that was stopped goes on where it was.
 
-    path: Path
-    member: str | None
-    file: str
-    rule: AssetRule
-
-
-@dataclass(frozen=True)
-class _Row:
-    """All that a worker needs to write one case."""
-
-    case_id: str
-    patient: str
-    wanted: tuple[_Wanted, ...]
-    identifiers: tuple[str, ...]
-    cells: Mapping[str, str]
-    root: Path
-    lesion: tuple[float, float, float] | None
-    reference: tuple[str, ...]
-
-
-def _signal(row: _Row, number: int, wanted: _Wanted) -> Asset:
-    """An array of an .npz as a plain .npy."""
-    array = read_signal(wanted.path, wanted.member)
-    uri = f"cases/{row.case_id}/{number}.npy"
-    with (row.root / uri).open("wb") as stream:
-        np.lib.format.write_array(stream, array, allow_pickle=False)
-    digest = hashlib.sha256((row.root / uri).read_bytes()).hexdigest()
-    return Asset("signal", uri, digest, wanted.rule.kind, 1.0, None, {**wanted.rule.facts}, (wanted.file,))
-
-
-def _write_case(row: _Row) -> tuple[Case, list[Skipped]]:
-    """One case's folder and its line, and what of it had to be left out."""
-    folder = row.root / "cases" / row.case_id
-    folder.mkdir(parents=True)
-    assets, skipped, centres = [], [], {}
-    for number, wanted in enumerate(row.wanted):
-        try:
-            if wanted.path.suffix == ".txt":
-                try:
-                    text = without_identifiers(wanted.path.read_text(encoding="utf-8"), row.identifiers)
-                except UnicodeDecodeError as error:
-                    raise Unusable("not_image", "the text is not UTF-8") from error
-                uri = f"cases/{row.case_id}/{number}.txt"
-                (row.root / uri).write_text(text, encoding="utf-8")
-                assets.append(
-                    Asset(
-                        "text",
-                        uri,
-                        hashlib.sha256(text.encode()).hexdigest(),
-                        wanted.rule.kind,
-                        1.0,
-                        None,
-                        {},
-                        (wanted.file,),
-                    )
-                )
-                continue
-            if wanted.rule.signal:
-                assets.append(_signal(row, number, wanted))
-                continue
-            array, affine, kind = read_volume(wanted.path, wanted.member, wanted.rule)
-            stated = wanted.rule.facts
-            for name in ("DiffusionBValue", "PhaseTime_s"):
-                volumes = array.shape[3] if array.ndim == 4 else 1
-                if name in stated and len(stated[name]) != volumes:
-                    raise Unusable(
-                        "not_image",
-                        f"the MAP's facts.{name} lists {len(stated[name])} numbers, the file holds {volumes} volumes",
-                    )
-        except Unusable as error:
-            skipped.append(Skipped(wanted.file, error.code, error.reason))
-            continue
-        uri = f"cases/{row.case_id}/{number}.nii.gz"
-        digest = write_nifti(row.root / uri, array, affine)
-        middle = affine @ np.array([*((np.array(array.shape[:3]) - 1) / 2), 1.0])
-        centres.setdefault(wanted.rule.kind, tuple(round(float(c), 3) for c in middle[:3]))
-        facts = {**wanted.rule.facts, "voxels": int(array.size)}
-        assets.append(Asset(kind, uri, digest, wanted.rule.kind, 1.0, None, facts, (wanted.file,)))
-    frame, source = (row.lesion, "lesion") if row.lesion else (None, None)
-    if frame is None:
-        order = [kind for kind in row.reference if kind in centres] or list(centres)
-        if order:
-            frame, source = centres[order[0]], order[0]
-    if not assets:
-        shutil.rmtree(folder)
-    return Case(
-        row.case_id,
-        row.patient,
-        tuple(assets),
-        lesion=Lesion(row.lesion) if row.lesion else None,
-        frame_mm=frame,
-        frame_from=source,
-    ), skipped
-
-
-def _fill(template: str, cells: Mapping[str, str]) -> str:
-    return template.format_map({name: (cell or "").strip() for name, cell in cells.items()})
-
-
-def scan_table(
-    source: Path, out: Path, map_path: Path, records: Path, splits: Sequence[int] | None = None, folds: int | None = None,
-    split_seed: int = 0, jobs: int = 1, strict: bool = False, progress: Callable = lambda items, total: items,
-) -> tuple[int, list[Skipped]]:  # fmt: skip
-    """The cohort of a table-led source at `out`, by rename at the end; how many cases, and what was skipped.
+    Args:
+        source: Folder of DICOM files, at any depth, zip archives among them.
+        out: Where the cohort will stand.
+        records: Table by PatientID, AccessionNumber or what the MAP's `key` names.
+        reports: A folder of <AccessionNumber or PatientID>.txt, or the one study's text.
+        lesions: Table of lesion points.
+        map_path: MAP of the records' columns.
+        override: Table of kinds by F or series.
+        splits: Numbers of training, validation and test patients; 60/15/25 % unless given.
+        folds: Number of folds in their place.
+        split_seed: Of the patients' order.
+        jobs: Processes that read and write.
+        progress: Wraps the iterators of files and studies.
+        vault: The caller's own, whose key is used and of which nothing is kept; else the one beside the cohort.
+        ask: Answers what the installed modalities claim; else a process of its own.
 
     Raises:
-        InputError: where source, MAP or table do not fit; nothing is left behind.
+        InputError: where the source or a table cannot be read; nothing is left behind.
+        NoCases: where nothing in the source makes a case.
     """
     if not source.is_dir():
-        raise InputError(f"SOURCE {source.name!r} is no folder")
-    if not any(source.iterdir()):
-        raise InputError(f"SOURCE {source.name!r} is empty; expected files that the MAP names")
+        raise InputError(f"{source.name!r} is no folder", "source")
     if out.exists():
-        raise InputError(f"--out {out.name!r} exists already; name a folder that does not, or remove it")
-    mapping = read_map(map_path)
-    if not mapping.assets and mapping.record is None and not mapping.every_other_column:
-        raise InputError(
-            f"--map {map_path.name}: the fields 'assets' and 'record' are missing; a source that is no DICOM needs one of them"
-        )
-    table = read_table(records, mapping.columns())
-    vault = Vault.open(vault_path(out), create=True)
-    beside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+        raise InputError(f"{out.name!r} exists already; name a folder that does not, or remove it", "out")
+    annotations = read_annotations(records, reports, lesions, map_path, override)
+    own_vault = vault is None
+    vault = vault or Vault.open(vault_path(out), create=True)
+    if own_vault:
+        vault.save()  # a run that is stopped must find its key again
+
+    def draw(patients: Sequence[str]) -> Splits | None:
+        wanted = len(patients) > 2 or splits or folds
+        return draw_splits(patients, splits, folds, split_seed) if wanted else None
+
+    work = out.with_name(f".{out.name}.scanning")
     try:
-        rows, used = _rows(source, beside, mapping, table, vault)
-        if jobs > 1:
-            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-                written = list(progress(pool.map(_write_case, rows), len(rows)))
-        else:
-            written = list(progress(map(_write_case, rows), len(rows)))
-        skipped = [item for _, items in written for item in items]
-        for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            relative = path.relative_to(source).as_posix()
-            if relative not in used and path.resolve() not in (records.resolve(), map_path.resolve()):
-                skipped.append(
-                    Skipped(
-                        vault.file(relative),
-                        "not_mapped",
-                        "no row of the table and no asset of the MAP names this file",
-                    )
-                )
-        types = field_types(mapping, table)
-        cases = [with_words(case, row.cells, mapping, types) for (case, _), row in zip(written, rows)]
-        cases = [case for case in cases if case.assets or case.record]
-        if cases:
-            first = {
-                row.patient: min((w.path.as_posix() for w in row.wanted), default="~")
-                for row in reversed(rows)
-            }
-            patients = sorted({case.patient for case in cases}, key=lambda p: (first[p], p))
-            drawn = draw_splits(patients, splits, folds, split_seed)
-            nifti = any(r.file.split("#")[0].endswith((".nii", ".nii.gz")) for r in mapping.assets)
-            kind = "nifti" if nifti else "table"
-            write_cohort(beside, words_card(mapping, cases, types, kind), cases, drawn)
-            write_skipped(beside, skipped)
+        with Workers(jobs) as workers, ClaimProcess() as claims:
+            scan = _Scan(source, work, annotations, vault, ask or claims, workers, progress)
+            summary = scan.run(draw)
+        if own_vault:
             vault.save()
-            beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return len(cases), skipped
+        work.rename(out)
+        return summary
+    except KeyboardInterrupt:
+        raise  # the work folder stays: what was written is taken over by the next run
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
-def _rows(source: Path, root: Path, mapping: Map, table, vault: Vault) -> tuple[list[_Row], set[str]]:
-    rows, used, line_of = [], set(), {}
-    for line, cells in enumerate(table, 2):
-        case = _fill(mapping.case, cells)
-        if not case:
-            raise InputError(f"the table's line {line} has nothing in {mapping.key!r}; a case needs a name")
-        if case in line_of:
-            raise InputError(
-                f"lines {line_of[case]} and {line} of the table make the same case; one row is one case. Remove one, or widen `case`."
+@dataclass
+class _Scan:
+    """One scan into a work folder, step by step: walk, read, write each study, assemble its cases, write the cohort."""
+
+    source: Path
+    work: Path
+    annotations: Annotations
+    vault: Vault
+    ask: AskClaims
+    workers: Workers
+    progress: Progress
+    skipped: list[SkippedFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, draw: DrawSplits) -> ScanSummary:
+        """The cohort in the work folder."""
+        files = self._walk()
+        studies, unusable = read_studies(files, self._folder("headers"), self.workers, self.progress)
+        self._skip(files, unusable)
+        patients, remarks = patients_of(list(studies.values()), self.vault)
+        self.notes += remarks
+        assembler = Assembler(self.work, self.vault, self.annotations, self.ask)
+        by_number = dict(enumerate(files))
+        tasks = {uid: assembler.task(study, patients[uid], by_number) for uid, study in studies.items()}
+        of_study: dict[str, StudyFiles] = {}
+        rows: dict[str, Row | None] = {}
+        for uid, study_files in self._write_all(tasks):
+            rows[uid] = assembler.row(studies[uid], study_files)
+            of_study[uid] = replace(study_files, identifiers=())  # memory stays flat
+        self._ask_all(of_study.values())
+        columns = self._columns([row for row in rows.values() if row])
+        cases: list[Case] = []
+        first: dict[str, str] = {}
+        for uid in sorted(studies, key=lambda uid: studies[uid].first):
+            self.skipped += of_study[uid].skipped
+            assembled = assembler.cases(studies[uid], patients[uid], of_study[uid], rows[uid], columns)
+            cases += assembled
+            if assembled:
+                first.setdefault(patients[uid], studies[uid].first)
+        self._note_unused_rows(study for uid, study in studies.items() if of_study[uid].assets)
+        self.notes += _unsure(cases)
+        if not cases:
+            raise NoCases(
+                f"the scan found no case (left out: {count_by_code(self.skipped)}); expected DICOM files of a patient's images, or a "
+                "MAP whose file templates fit the source",
+                "source",
             )
-        line_of[case] = line
-        patient = _fill(mapping.patient, cells)
-        wanted = []
-        for rule in mapping.assets:
-            name, _, member = _fill(rule.file, cells).partition("#")
-            path = source / name
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise InputError(
-                    f"the table's line {line} makes a file name that leaves SOURCE; expected one below it"
-                )
-            if not path.is_file() or (member and not _has_member(path, member)):
-                continue  # a sequence that this patient does not have
-            used.add(path.relative_to(source).as_posix())
-            relative = path.relative_to(source).as_posix() + (f"#{member}" if member else "")
-            wanted.append(_Wanted(path, member or None, vault.file(relative), rule))
-        lesion = None
-        if mapping.lesion:
-            point = [
-                value_of(cells.get(mapping.lesion.get(axis, ""), "")) for axis in ("x_mm", "y_mm", "z_mm")
-            ]
-            lesion = tuple(map(float, point)) if all(isinstance(p, int | float) for p in point) else None
-        identifiers = (case, patient, cells.get(mapping.key) or "")
-        rows.append(
-            _Row(
-                vault.case(case),
-                vault.patient(patient),
-                tuple(wanted),
-                identifiers,
-                cells,
-                root,
-                lesion,
-                mapping.reference,
-            )
-        )
-    return rows, used
+        self._finish(cases, columns, draw(sorted(first, key=lambda p: (first[p], p))))
+        return ScanSummary(len(cases), tuple(self.skipped), tuple(self.notes))
+
+    def _folder(self, name: str) -> Path:
+        """An empty folder for what is needed during the scan only."""
+        shutil.rmtree(self.work / name, ignore_errors=True)
+        (self.work / name).mkdir(parents=True)
+        return self.work / name
+
+    def _walk(self) -> list[SourceFile]:
+        for name in ("cases", "done"):
+            (self.work / name).mkdir(parents=True, exist_ok=True)
+        files, self.skipped = walk(self.source, self.work / "unpacked", self.vault)
+        if not files and not self.skipped:
+            raise InputError(f"{self.source.name!r} is empty; expected DICOM files at any depth", "source")
+        return files
+
+    def _skip(self, files: Sequence[SourceFile], unusable: Sequence[UnusableFile]) -> None:
+        for item in unusable:
+            series = self.vault.series(item.series) if item.series else None
+            self.skipped.append(SkippedFile(files[item.number].name, series, item.code, item.reason))
+
+    def _write_all(self, tasks: Mapping[str, StudyTask]) -> Iterator[tuple[str, StudyFiles]]:
+        """Each study written, in processes; those that an earlier run finished are taken over."""
+        uid_of = {task.case_id: uid for uid, task in tasks.items()}
+        todo, ticks = [], iter(self.progress(range(len(tasks)), len(tasks)))
+        for uid, task in tasks.items():
+            finished = _finished(self.work / "done" / task.case_id)
+            if finished is None:
+                todo.append(task)
+            else:
+                next(ticks, None)
+                yield uid, finished
+        for task, answer in self.workers.run(
+            write_study, ((task, 0) for task in todo), lambda task: 60.0 + SECONDS_PER_FILE * len(task.files)
+        ):
+            next(ticks, None)
+            if isinstance(answer, TaskFailure):
+                answer.refuse_full_disk()
+                answer = task.nothing_written(f"writing the study in a process of its own: {answer.why}")
+            write_atomically(self.work / "done" / task.case_id, pickle.dumps(answer))
+            yield uid_of[task.case_id], answer
+
+    def _ask_all(self, several: Iterable[StudyFiles]) -> None:
+        """Asks for all claims at once, so that the process that answers is waited for once."""
+        self.ask([{**asset.facts, "type": asset.type} for files in several for asset in files.assets])
+
+    def _columns(self, rows: Sequence[Row]) -> dict[str, RecordColumn]:
+        mapping = self.annotations.mapping
+        return record_columns(mapping, rows) if mapping and self.annotations.rows else {}
+
+    def _note_unused_rows(self, studies: Iterable[Study]) -> None:
+        rows = self.annotations.rows
+        names = {name for study in studies for name in (self.vault.case(study.uid), *study.names)}
+        unused = len(rows) - len(names & set(rows))
+        if unused:
+            self.notes.append(f"{unused} of {len(rows)} rows of the records belong to no study")
+
+    def _finish(
+        self, cases: Sequence[Case], columns: Mapping[str, RecordColumn], splits: Splits | None
+    ) -> None:  # fmt: skip
+        """Card, cases, splits and what was left out; what was needed during the scan only is removed."""
+        for name in ("headers", "unpacked", "done"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        card = _card(self.annotations.mapping or Map("", record={}), cases, columns)
+        write_cohort(self.work, card, cases, splits)
+        write_skipped(self.work, self.skipped)
 
 
-def _has_member(path: Path, member: str) -> bool:
+def _finished(path: Path) -> StudyFiles | None:
+    """What an earlier run of this release wrote of a study."""
+    if not path.is_file():
+        return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            return f"{member}.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return True  # the worker opens it and says what is wrong
+        files = pickle.loads(path.read_bytes())
+    except (ImportError, AttributeError, TypeError):  # of another release
+        return None
+    return files if isinstance(files, StudyFiles) else None
+
+
+def _card(mapping: Map, cases: Sequence[Case], columns: Mapping[str, RecordColumn]) -> Card:
+    """The card, with the fields that headers fill and the kinds by their frequency where the MAP has no reference."""
+    card = card_of(mapping, cases, columns, "dicom")
+    fields = {name: spec for name, spec in HEADER_FIELDS.items() if any(name in c.record for c in cases)}
+    assets = [asset for case in cases for asset in case.assets]
+    known = Counter(asset.kind for asset in assets if asset.type == "volume" and asset.kind)
+    assumed = {a.kind or a.type: {"spacing_mm": [1.0, 1.0, 1.0]} for a in assets if a.facts.get("spacing_assumed")}  # fmt: skip
+    return replace(
+        card,
+        fields={**fields, **card.fields},
+        deidentification=DEIDENTIFICATION,
+        reference=card.reference or tuple(kind for kind, _ in known.most_common()),
+        assumed={**card.assumed, **assumed},
+    )
+
+
+def _unsure(cases: Sequence[Case]) -> list[str]:
+    """How many series are of no known kind or of an unsure one, and which: best and second claim of each."""
+    series = [(case, asset) for case in cases for asset in case.assets if asset.type in ("volume", "image")]
+    unknown = [item for item in series if item[1].kind is None]
+    close = [item for item in series if item[1].kind is not None and (item[1].confidence or 0) < UNSURE]
+    notes = [
+        f"{len(series)} series: {len(unknown)} of no known kind, {len(close)} unsure (confidence below {UNSURE}); "
+        "`mmvae assign` corrects them"
+    ]
+    for case, asset in [*unknown, *close][:MOST_NAMED]:
+        best = f"{asset.kind} {asset.confidence:.2f}" if asset.kind else "no kind"
+        second = f", then {asset.runner_up}" if asset.runner_up else ""
+        notes.append(f"  series {asset.facts.get('series')} of case {case.case_id}: {best}{second}")
+    if len(unknown) + len(close) > MOST_NAMED:
+        notes.append(f"  and {len(unknown) + len(close) - MOST_NAMED} more, in cases.jsonl")
+    return notes

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # The closed list of reasons for which a file is left out; a sentence with the violated condition stands beside each.
@@ -24,27 +24,35 @@ SKIP_CODES = {
 }
 
 
+class Unusable(Exception):
+    """A file that is left out: code, sentence and, where its header was read, its SeriesInstanceUID."""
+
+    def __init__(self, code: str, reason: str, series: str | None = None):
+        super().__init__(reason)
+        self.code, self.reason, self.series = code, reason, series
+
+
 @dataclass(frozen=True)
-class Skipped:
-    """A file left out: F, code and sentence."""
+class SkippedFile:
+    """A line of skipped.jsonl: F, the pseudonym of the file's series (None where no header was read), code and sentence."""
 
     file: str
+    series: str | None
     code: str
     reason: str
 
+    def __post_init__(self):
+        if self.code not in SKIP_CODES:
+            raise ValueError(f"the code {self.code!r} is none of {', '.join(SKIP_CODES)}")
 
-def write_skipped(root: Path, skipped: Iterable[Skipped]) -> None:
+
+def write_skipped(root: Path, skipped: Iterable[SkippedFile]) -> None:
     """skipped.jsonl of a cohort, sorted by F."""
-    lines = (
-        json.dumps({"file": s.file, "series": None, "code": s.code, "reason": s.reason}) + "\n"
-        for s in sorted(skipped, key=lambda s: (s.file, s.code))
-    )
+    lines = (json.dumps(asdict(s)) + "\n" for s in sorted(skipped, key=lambda s: (s.file, s.code)))
     (root / "skipped.jsonl").write_text("".join(lines))
 
 
-class Unusable(Exception):
-    """A file that costs itself: code and sentence."""
-
-    def __init__(self, code: str, reason: str):
-        super().__init__(reason)
-        self.code, self.reason = code, reason
+def count_by_code(skipped: Iterable[SkippedFile]) -> str:
+    """How many files were left out for each code, as a person reads it: `2 gap, 1 truncated`, or `nothing`."""
+    codes = [item.code for item in skipped]
+    return ", ".join(f"{codes.count(code)} {code}" for code in sorted(set(codes))) or "nothing"

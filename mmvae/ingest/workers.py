@@ -1,4 +1,4 @@
-"""Tasks in processes that may crash, hang or swell: native codecs on broken files do all three."""
+"""Tasks in processes that may crash, hang or run out of memory: native codecs on broken files do all three."""
 
 import ctypes
 import errno
@@ -12,13 +12,22 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, TypeVar
 
-START_UP = 60.0  # seconds a new process may spend on imports
+T = TypeVar("T")
+R = TypeVar("R")
+
+START_UP = 60.0  # seconds that a new process may spend on imports
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A task that gave no result: it `crashed`, took `too long`, needed `too much memory`, or raised; `errno` where the system refused."""
+class TaskFailure:
+    """A task that gave no result.
+
+    Args:
+        why: It `crashed`, took `too long`, needed `too much memory`, or the name of the error that it raised.
+        errno: Of the error, where the system refused something.
+    """
 
     why: str
     errno: int | None = None
@@ -54,24 +63,34 @@ def _serve(pipe: Connection) -> None:
         try:
             answer = task(item)
         except MemoryError:
-            answer = Failed("too much memory")
+            answer = TaskFailure("too much memory")
         except Exception as error:  # its words may hold a name: only its type leaves the worker
-            answer = Failed(type(error).__name__, error.errno if isinstance(error, OSError) else None)
+            answer = TaskFailure(type(error).__name__, error.errno if isinstance(error, OSError) else None)
         pipe.send(answer)
 
 
 class _Worker:
-    def __init__(self):
+    """One process, and the number of the item that it has; -1 where it is idle."""
+
+    def __init__(self, start_up: float):
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
-        self.number, self.until, self.start_up = -1, 0.0, START_UP
+        self.number, self.until, self.start_up = -1, 0.0, start_up
 
-    def give(self, number: int, task: Callable, item: object, more: int | None, seconds: float) -> None:
+    def give(
+        self, number: int, task: Callable[..., Any], item: object, more: int | None, seconds: float
+    ) -> None:
         self.number, self.until, self.start_up = number, time.monotonic() + seconds + self.start_up, 0.0
         self.pipe.send((task, item, more))
+
+    def answer(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            return TaskFailure("crashed")
 
     def end(self) -> None:
         self.process.kill()
@@ -80,74 +99,74 @@ class _Worker:
 
 
 class Workers:
-    """Processes that start once and run one round of tasks after another; used in a `with`, at whose end they end."""
+    """Processes that start once and run one round of tasks after another; used in a `with`, at whose end they end.
 
-    def __init__(self, jobs: int):
-        self.jobs = jobs
+    Args:
+        jobs: Most processes at a time.
+        start_up: Seconds that a new process may spend on imports, beside its first item's own.
+    """
+
+    def __init__(self, jobs: int, start_up: float = START_UP):
+        self.jobs, self.start_up = jobs, start_up
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.end()
+        self._workers = []
 
     def run(
         self,
-        task: Callable,
-        items: Iterable[tuple[object, int]],
-        seconds: Callable[[object], float],
+        task: Callable[[T], R],
+        items: Iterable[tuple[T, int]],
+        seconds: Callable[[T], float],
         memory: int | None = None,
-    ) -> Iterator[tuple[object, object]]:
-        """(item, answer) of each task as it ends, in no order; a `Failed` where its process died, hung or swelled.
+    ) -> Iterator[tuple[T, R | TaskFailure]]:
+        """(item, answer) of each task as it ends, in no order; a `TaskFailure` where it crashed, hung or outgrew its memory.
 
         Args:
             task: A function that a new process can import.
             items: Each with the bytes that it may need beside `memory`.
-            seconds: How long an item may take; the first of a new process has `START_UP` more, for imports.
-            memory: Bytes of address space a task may add, or no limit.
+            seconds: How long an item may take.
+            memory: Bytes of address space that a task may add, or no limit.
         """
-        waiting, given = iter(items), {}
-        number, more = 0, True
+        waiting, given = enumerate(items), {}
 
-        def feed(worker: _Worker) -> None:
-            nonlocal number, more
-            following = next(waiting, None) if more else None
+        def feed(worker: _Worker) -> bool:
+            """Gives the worker the next item, where there is one."""
+            following = next(waiting, None)
             if following is None:
-                more = False
-                return
-            item, size = following
+                return False
+            number, (item, size) = following
             given[number] = item
             worker.give(number, task, item, None if memory is None else memory + size, seconds(item))
-            number += 1
+            return True
 
         try:
-            for worker in self._workers:
-                feed(worker)
+            more = all([feed(worker) for worker in self._workers])
             while True:
                 while more and len(self._workers) < self.jobs:
-                    self._workers.append(_Worker())
-                    feed(self._workers[-1])
+                    self._workers.append(_Worker(self.start_up))
+                    more = feed(self._workers[-1])
                 busy = [w for w in self._workers if w.number >= 0]
                 if not busy:
                     return
                 ready = wait([w.pipe for w in busy], max(0.0, min(w.until for w in busy) - time.monotonic()))
                 for worker in busy:
                     if worker.pipe in ready:
-                        try:
-                            answer = worker.pipe.recv()
-                        except (EOFError, OSError):
-                            answer = Failed("crashed")
+                        answer = worker.answer()
                     elif time.monotonic() >= worker.until:
-                        answer = Failed("too long")
+                        answer = TaskFailure("too long")
                     else:
                         continue
                     item, worker.number = given.pop(worker.number), -1
-                    if isinstance(answer, Failed) and answer.why in ("crashed", "too long"):
+                    if isinstance(answer, TaskFailure) and answer.why in ("crashed", "too long"):
                         self._remove(worker)
                     else:
-                        feed(worker)
+                        more = feed(worker) and more
                     yield item, answer
         finally:  # a round that was left early leaves no task behind for the next
             for worker in [w for w in self._workers if w.number >= 0]:

@@ -14,6 +14,7 @@ from mmvae.case import Answers, Asset, Card, Case, Field, Lesion, Relevance
 from mmvae.cohort import write_cohort
 from mmvae.errors import InputError
 from mmvae.ingest.nifti import write_nifti
+from mmvae.ingest.progress import Progress, no_progress
 from mmvae.phantom.patient import Patient, parameters, phantom_hash, population
 from mmvae.phantom.scanner import KIND, examine
 from mmvae.phantom.words import TERMS, malignant, reading, report_of, terms_of
@@ -53,9 +54,9 @@ def labels_of(patient: Patient) -> dict[str, str | int]:
 def words_about(patient: Patient, side: str) -> tuple[tuple[str, ...], str | None]:
     """A patient's terms and report, None where it is missing: the same in every form the patient is written in."""
     rng = np.random.default_rng([patient.rng_seed % 2**32, 4])
-    seen = reading(patient, rng)
-    terms = tuple(terms_of(seen, rng))
-    text = report_of(seen, side, rng) + "\n"
+    findings = reading(patient, rng)
+    terms = tuple(terms_of(findings, rng))
+    text = report_of(findings, side, rng) + "\n"
     return terms, text if rng.random() >= parameters()["missing"]["report"] else None
 
 
@@ -103,12 +104,18 @@ def write_case(patient: Patient, seed: int, root: Path, protocol: str, scanner: 
 
 def write_phantom_cohort(
     cases: int, seed: int, out: Path, splits: Sequence[int] | None = None, jobs: int = 1,
-    prevalence: str = "balanced", protocol: str = "quick", progress=lambda items, total: items,
+    prevalence: str = "balanced", protocol: str = "quick", progress: Progress = no_progress,
 ) -> None:  # fmt: skip
     """A phantom cohort at `out`, by rename at the end; the same seed gives the same bytes, whatever `jobs` is.
 
     Args:
+        cases: Number of patients.
+        seed: Of the population.
+        out: A new folder.
         splits: Numbers of training, validation and test patients, in the order of their numbers; 60/15/25 % unless given.
+        jobs: Processes that write.
+        prevalence: `balanced` or `clinical` frequencies of the histologies.
+        protocol: `quick` or `full` examinations.
         progress: Wraps the iterator of finished cases, e.g. in a bar.
     """
     if cases < 1:

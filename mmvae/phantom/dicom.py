@@ -19,11 +19,14 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mmvae.atomic import new_folder
 from mmvae.errors import InputError
+from mmvae.ingest.progress import Progress, no_progress
+from mmvae.phantom import enhanced
 from mmvae.phantom.cohort import FIELDS, RELEVANCE, in_processes, labels_of, pseudonym, words_about
+from mmvae.phantom.enhanced import ENHANCED_MR
 from mmvae.phantom.patient import Patient, population
 from mmvae.phantom.scanner import Examination, Series, examine
 
-MR_IMAGE, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
+MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 VENDOR = {
     "siemens": "SIEMENS",
     "ge": "GE MEDICAL SYSTEMS",
@@ -39,14 +42,17 @@ DESCRIPTIONS = {
 LABELS = ("histology", "orads", "group")
 # What differs between the slices of a volume, ascending; all else is encoded once.
 SLICE_TAGS = tuple(
-    tag_for_keyword(keyword)
+    tag
     for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "SliceLocation", "PixelData")
+    if (tag := tag_for_keyword(keyword)) is not None
 )
 
 
-def uid(*parts: object) -> str:
+def uid(*parts: object) -> UID:
     """A UID under 2.25 (PS3.5 B.2) that is the hash of its parts."""
-    return "2.25." + str(int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:16]))
+    return UID(
+        "2.25." + str(int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:16]))
+    )
 
 
 def _common(patient: Patient, seed: int, exam: Examination) -> Dataset:
@@ -107,7 +113,7 @@ class _Study:
             self._classic(series, list(series.volumes), times, 0)
         self.start += times[-1] + 120
 
-    def _head(self, series: Series, part: int) -> Dataset:
+    def _head(self, series: Series) -> Dataset:
         self.number += 1
         data = Dataset()
         data.update(self.common)
@@ -167,19 +173,19 @@ class _Study:
     def _classic(
         self, series: Series, volumes: Sequence[np.ndarray], times: Sequence[float], part: int
     ) -> None:
-        data = self._head(series, part)
+        data = self._head(series)
         self._plane(data, series)
         self._samples(data, volumes[0])
         b_values = series.facts.get("DiffusionBValue")
         folder = self.folder / f"{self.number:03d}"
         folder.mkdir(parents=True)
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = MR_IMAGE
+        meta.MediaStorageSOPClassUID = UID(MR_IMAGE)
         meta.TransferSyntaxUID = (
             ImplicitVRLittleEndian if self.exam.scanner == "ge" else ExplicitVRLittleEndian
         )
         meta.ImplementationClassUID = uid("mmvae")
-        count, slices, kind = 0, volumes[0].shape[0], "<i2" if data.PixelRepresentation else "<u2"
+        count, slices, sample_type = 0, volumes[0].shape[0], "<i2" if data.PixelRepresentation else "<u2"
         corner, step = series.affine[:3, 3], series.affine[:3, 2]
         for repeat, volume in enumerate(volumes):
             data.AcquisitionNumber = str(1 + part + repeat)
@@ -206,215 +212,29 @@ class _Study:
                 )
                 own.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
                 own.SliceLocation = f"{(corner + k * step)[2]:.6g}"
-                own.add_new("PixelData", "OW", volume[k].astype(kind).tobytes())
+                own.add_new("PixelData", "OW", volume[k].astype(sample_type).tobytes())
                 each = [_encoded(own[tag : tag + 1], meta.TransferSyntaxUID) for tag in SLICE_TAGS]
-                written = b"".join(chain.from_iterable(zip(shared, [*each, b""])))
-                _save(written, meta, folder / f"{count:04d}.dcm")
+                encoded = b"".join(chain.from_iterable(zip(shared, [*each, b""])))
+                _save(encoded, meta, folder / f"{count:04d}.dcm")
 
     def _enhanced(self, series: Series) -> None:
         """One multi-frame object (PS3.3 A.36.2) with the functional groups that its definition asks for."""
-        data = self._head(series, 0)
-        facts, (volume,) = series.facts, series.volumes
+        data = self._head(series)
+        (volume,) = series.volumes
         self._samples(data, volume)
-        data.SOPClassUID, data.ImageType = ENHANCED_MR, ["ORIGINAL", "PRIMARY", "T2", "NONE"]
-        data.SOPInstanceUID, data.InstanceNumber = uid("image", data.SeriesInstanceUID, 1), "1"
-        data.AcquisitionDateTime, data.ContentTime, data.AcquisitionNumber = (
-            "20200101" + _clock(self.start),
-            _clock(self.start),
-            "1",
-        )
-        data.AcquisitionDuration, data.PixelPresentation, data.VolumetricProperties = (
-            180.0,
-            "MONOCHROME",
-            "VOLUME",
-        )
-        data.VolumeBasedCalculationTechnique, data.ComplexImageComponent, data.AcquisitionContrast = (
-            "NONE",
-            "MAGNITUDE",
-            "T2",
-        )
-        data.ContentQualification, data.ResonantNucleus, data.KSpaceFiltering = "RESEARCH", "1H", "NONE"
-        data.MagneticFieldStrength, data.ApplicableSafetyStandardAgency = (
-            float(facts["MagneticFieldStrength"]),
-            "IEC",
-        )
-        data.BurnedInAnnotation, data.LossyImageCompression, data.PresentationLUTShape = (
-            "NO",
-            "00",
-            "IDENTITY",
-        )
-        data.NumberOfFrames = str(len(volume))
-        data.EchoPulseSequence, data.MultipleSpinEcho, data.MultiPlanarExcitation, data.PhaseContrast = (
-            "SPIN",
-            "NO",
-            "NO",
-            "NO",
-        )
-        data.TimeOfFlightContrast, data.SteadyStatePulseSequence, data.EchoPlanarPulseSequence = (
-            "NO",
-            "NONE",
-            "NO",
-        )
-        data.SaturationRecovery, data.SpectrallySelectedSuppression, data.OversamplingPhase = (
-            "NO",
-            "NONE",
-            "NONE",
-        )
-        (
-            data.GeometryOfKSpaceTraversal,
-            data.RectilinearPhaseEncodeReordering,
-            data.SegmentedKSpaceTraversal,
-        ) = "RECTILINEAR", "LINEAR", "PARTIAL"
-        data.NumberOfKSpaceTrajectories, data.PulseSequenceName = 1, "TSE"
-        data.AcquisitionContextSequence, data.MRAcquisitionType = Items([]), "2D"
-        data.DeviceSerialNumber, data.ManufacturerModelName = "0", "philips"
-        steps = np.linalg.norm(series.affine[:3, :3], axis=0)
-        shared = Dataset()
-        measures, orientation, timing, echo, kind, anatomy, value = (Dataset() for _ in range(7))
-        measures.SliceThickness, measures.SpacingBetweenSlices = f"{steps[2]:.4g}", f"{steps[2]:.4g}"
-        measures.PixelSpacing = [f"{steps[1]:.6g}", f"{steps[0]:.6g}"]
-        orientation.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
-        timing.RepetitionTime, timing.FlipAngle, timing.EchoTrainLength = (
-            f"{facts['RepetitionTime']:g}",
-            "90",
-            str(facts.get("EchoTrainLength", 1)),
-        )
-        timing.RFEchoTrainLength, timing.GradientEchoTrainLength = int(facts.get("EchoTrainLength", 1)), 0
-        mode = Dataset()
-        mode.SpecificAbsorptionRateDefinition, mode.SpecificAbsorptionRateValue = "IEC_WHOLE_BODY", 1.0
-        timing.SpecificAbsorptionRateSequence, timing.OperatingModeSequence = (
-            Items([mode]),
-            Items([_operating()]),
-        )
-        timing.GradientOutputType, timing.GradientOutput = "DB_DT", 1.0
-        echo.EffectiveEchoTime = float(facts["EchoTime"])
-        kind.FrameType, kind.PixelPresentation, kind.VolumetricProperties = (
-            ["ORIGINAL", "PRIMARY", "T2", "NONE"],
-            "MONOCHROME",
-            "VOLUME",
-        )
-        kind.VolumeBasedCalculationTechnique, kind.ComplexImageComponent, kind.AcquisitionContrast = (
-            "NONE",
-            "MAGNITUDE",
-            "T2",
-        )
-        region = Dataset()
-        region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "12921003", "SCT", "Pelvis"
-        anatomy.AnatomicRegionSequence, anatomy.FrameLaterality = Items([region]), "U"
-        value.RescaleIntercept, value.RescaleSlope, value.RescaleType = "0", "1.25", "normalized"
-        shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (
-            Items([measures]),
-            Items([orientation]),
-        )
-        shared.MRTimingAndRelatedParametersSequence, shared.MREchoSequence = Items([timing]), Items([echo])
-        shared.MRImageFrameTypeSequence, shared.FrameAnatomySequence = Items([kind]), Items([anatomy])
-        shared.PixelValueTransformationSequence = Items([value])
-        shared.MRImagingModifierSequence, shared.MRFOVGeometrySequence = (
-            Items([_modifier()]),
-            Items([_field_of_view(volume)]),
-        )
-        shared.MRReceiveCoilSequence, shared.MRTransmitCoilSequence = (
-            Items([_receiver()]),
-            Items([_transmitter()]),
-        )
-        shared.MRModifierSequence, shared.MRAveragesSequence = Items([_suppression()]), Items([_averages()])
-        data.SharedFunctionalGroupsSequence = Items([shared])
-        frames, corner, step = [], series.affine[:3, 3], series.affine[:3, 2]
-        for k in range(len(volume)):
-            groups, content, position = Dataset(), Dataset(), Dataset()
-            content.FrameAcquisitionNumber, content.InStackPositionNumber, content.StackID = 1, k + 1, "1"
-            content.DimensionIndexValues = [1, k + 1]
-            content.FrameAcquisitionDateTime = content.FrameReferenceDateTime = data.AcquisitionDateTime
-            content.FrameAcquisitionDuration = 180.0
-            position.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
-            groups.FrameContentSequence, groups.PlanePositionSequence = Items([content]), Items([position])
-            frames.append(groups)
-        data.PerFrameFunctionalGroupsSequence = Items(frames)
-        organisation, first, second = Dataset(), Dataset(), Dataset()
-        organisation.DimensionOrganizationUID = uid("dimensions", data.SeriesInstanceUID)
-        for item, pointer in ((first, 0x00209056), (second, 0x00209057)):
-            item.DimensionOrganizationUID = organisation.DimensionOrganizationUID
-            item.DimensionIndexPointer, item.FunctionalGroupPointer = pointer, 0x00209111
-        data.DimensionOrganizationSequence, data.DimensionIndexSequence = (
-            Items([organisation]),
-            Items([first, second]),
-        )
+        data.AcquisitionDateTime = "20200101" + _clock(self.start)
+        data.ContentTime = _clock(self.start)
+        enhanced.describe(data, series, uid("image", data.SeriesInstanceUID, 1))
+        data.SharedFunctionalGroupsSequence = Items([enhanced.shared_groups(series)])
+        data.PerFrameFunctionalGroupsSequence = Items(enhanced.frame_groups(series, data.AcquisitionDateTime))
+        enhanced.add_dimensions(data, uid("dimensions", data.SeriesInstanceUID))
         data.add_new("PixelData", "OW", volume.astype("<u2").tobytes())
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ENHANCED_MR, data.SOPInstanceUID
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(ENHANCED_MR), data.SOPInstanceUID
         meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, uid("mmvae")
         folder = self.folder / f"{self.number:03d}"
         folder.mkdir(parents=True)
         _save(_encoded(data, meta.TransferSyntaxUID), meta, folder / "0001.dcm")
-
-
-def _operating() -> Dataset:
-    item = Dataset()
-    item.OperatingModeType, item.OperatingMode = "GRADIENT", "IEC_NORMAL"
-    return item
-
-
-def _modifier() -> Dataset:
-    item = Dataset()
-    (
-        item.MagnetizationTransfer,
-        item.BloodSignalNulling,
-        item.Tagging,
-        item.TransmitterFrequency,
-        item.PixelBandwidth,
-    ) = "NONE", "NO", "NONE", 127.7, "200"
-    return item
-
-
-def _suppression() -> Dataset:
-    item = Dataset()
-    item.InversionRecovery, item.FlowCompensation, item.Spoiling, item.T2Preparation = (
-        "NO",
-        "NONE",
-        "NONE",
-        "NO",
-    )
-    (
-        item.SpectrallySelectedExcitation,
-        item.SpatialPresaturation,
-        item.PartialFourier,
-        item.ParallelAcquisition,
-    ) = "NONE", "NONE", "NO", "NO"
-    return item
-
-
-def _receiver() -> Dataset:
-    item = Dataset()
-    (
-        item.ReceiveCoilName,
-        item.ReceiveCoilManufacturerName,
-        item.ReceiveCoilType,
-        item.QuadratureReceiveCoil,
-    ) = "BODY", "", "BODY", "YES"
-    return item
-
-
-def _transmitter() -> Dataset:
-    item = Dataset()
-    item.TransmitCoilName, item.TransmitCoilManufacturerName, item.TransmitCoilType = "BODY", "", "BODY"
-    return item
-
-
-def _averages() -> Dataset:
-    item = Dataset()
-    item.NumberOfAverages = "1"
-    return item
-
-
-def _field_of_view(volume: np.ndarray) -> Dataset:
-    item = Dataset()
-    item.InPlanePhaseEncodingDirection, item.MRAcquisitionFrequencyEncodingSteps = "ROW", volume.shape[-1]
-    item.MRAcquisitionPhaseEncodingStepsInPlane, item.PercentSampling, item.PercentPhaseFieldOfView = (
-        volume.shape[-2],
-        "100",
-        "100",
-    )
-    return item
 
 
 def _encoded(data: Dataset, syntax: UID) -> bytes:
@@ -453,9 +273,19 @@ def write_study(patient: Patient, seed: int, root: Path, protocol: str) -> Mappi
 
 
 def write_phantom_studies(
-    cases: int, seed: int, out: Path, jobs: int = 1, prevalence: str = "balanced", protocol: str = "quick", progress=lambda items, total: items
+    cases: int, seed: int, out: Path, jobs: int = 1, prevalence: str = "balanced", protocol: str = "quick", progress: Progress = no_progress
 ) -> None:  # fmt: skip
-    """`studies/`, `records.csv`, `reports/`, `lesions.csv` and `map.yaml` at `out`, by rename at the end (FORMATS: Commands)."""
+    """`studies/`, `records.csv`, `reports/`, `lesions.csv` and `map.yaml` at `out`, by rename at the end (FORMATS: Commands).
+
+    Args:
+        cases: Number of patients.
+        seed: Of the population.
+        out: A new folder.
+        jobs: Processes that write.
+        prevalence: `balanced` or `clinical` frequencies of the histologies.
+        protocol: `quick` or `full` examinations.
+        progress: Wraps the iterator of finished patients.
+    """
     if cases < 1:
         raise InputError(f"cases is {cases}; expected at least 1", "cases")
     with new_folder(out) as folder:

@@ -10,9 +10,10 @@ import numpy as np
 
 from mmvae.case import Case, Lesion, PointMM, Value
 from mmvae.cohort import Cohort
-from mmvae.errors import EmptyQuery, InputError
+from mmvae.errors import EmptyQuery, InputError, NoCases
 from mmvae.identity.vault import Vault
-from mmvae.ingest.study import scan_dicom
+from mmvae.ingest.claims import claims_here
+from mmvae.ingest.scan import scan_studies
 from mmvae.model import MMVAE
 from mmvae.retrieval.archive import Archive
 from mmvae.retrieval.embed import embed
@@ -74,12 +75,10 @@ def query_from_folder(
         if report is not None:
             _refuse_unreadable(report)
         vault = Vault(Path(temporary), secrets.token_bytes(32))
-        summary = scan_dicom(folder, root, jobs=jobs, vault=vault, reports=report)
-        if not summary.cases:
-            why = ", ".join(sorted({s.code for s in summary.skipped})) or "no file"
-            raise EmptyQuery(
-                f"nothing in the study folder can be used ({why}); expected a DICOM study with images"
-            )
+        try:  # the model has torch in this process already, so its plugins are asked here
+            scan_studies(folder, root, jobs=jobs, vault=vault, reports=report, ask=claims_here)
+        except NoCases as error:
+            raise EmptyQuery(f"nothing in the study folder can be used: {error}", "case") from error
         cohort = Cohort.load(root)
         if len({case.case_id.split("-")[0] for case in cohort.cases}) > 1:
             raise InputError(f"the folder holds {len(cohort.cases)} studies; expected one", "case")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmvae.batch import Observation
 from mmvae.errors import InputError
-from mmvae_mri.grid import OnGrid, codes, tissue_of
+from mmvae_mri.grid import OnGrid, codes, is_mr_volume, tissue_of
 
 
 def at_times(
@@ -54,7 +54,7 @@ class Contrast(OnGrid):
         """Four or more gradient-echo phases of one geometry (DICOM.md)."""
         sequence = codes(facts, "ScanningSequence")
         if (
-            facts.get("type") != "volume"
+            not is_mr_volume(facts)
             or facts.get("DiffusionBValue")
             or "EP" in sequence
             or (sequence and "GR" not in sequence)

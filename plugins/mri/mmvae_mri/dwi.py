@@ -11,7 +11,7 @@ from mmvae.batch import Observation
 from mmvae.case import Asset
 from mmvae.errors import InputError
 from mmvae.modality import Modality
-from mmvae_mri.grid import OnGrid, codes, tissue_of
+from mmvae_mri.grid import OnGrid, codes, is_mr_volume, tissue_of
 
 WATER = 3.0e-3  # mm²/s; nothing in the body diffuses faster than free water at 37 °C
 
@@ -56,7 +56,7 @@ class DWI(OnGrid):
 
     def claims(self, facts: Mapping) -> float:
         """ADC or b-tags first, then echo-planar (DICOM.md)."""
-        if facts.get("type") != "volume":
+        if not is_mr_volume(facts):
             return 0.0
         tokens, said = set(facts.get("ImageType", ())), set(facts.get("described_as", ()))
         if "ADC" in tokens:

@@ -32,6 +32,11 @@ def codes(facts: Mapping, name: str) -> set[str]:
     return {value} if isinstance(value, str) else set(value)
 
 
+def is_mr_volume(facts: Mapping) -> bool:
+    """Whether an asset is a volume of MRI as far as is said: a table's files name no Modality."""
+    return facts.get("type") == "volume" and facts.get("Modality", "MR") == "MR"
+
+
 @dataclass(frozen=True)
 class OnGrid(Modality):
     """A stack of the case on a common grid; value and mask (C, i, j, k), axes superior, posterior, left.

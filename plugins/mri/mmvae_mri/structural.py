@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmvae.batch import Observation
-from mmvae_mri.grid import OnGrid, codes
+from mmvae_mri.grid import OnGrid, codes, is_mr_volume
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,7 @@ def _plain_volume(facts: Mapping) -> bool:
     many = len(facts.get("PhaseTime_s", ())) >= 4 or facts.get("repetitions", 1) > 2
     planar = "EP" in codes(facts, "ScanningSequence")
     return (
-        facts.get("type") == "volume"
-        and not derived
-        and not many
-        and not planar
-        and not facts.get("DiffusionBValue")
+        is_mr_volume(facts) and not derived and not many and not planar and not facts.get("DiffusionBValue")
     )
 
 
@@ -57,8 +53,6 @@ class T1(Structural):
         """Spin echo TE ≤ 30, TR ≤ 900; gradient echo TR < 10 with flip 8–20°, or inversion-prepared (DICOM.md)."""
         if not _plain_volume(facts):
             return 0.0
-        if facts.get("weighting") == "t1":
-            return 0.8
         against = ("t2_weighted", "fluid_attenuated", "diffusion", "proton_density", "field_map")
         return _said(_t1_weighted(facts), facts, "t1_weighted", against)
 
@@ -88,8 +82,6 @@ class T2(Structural):
         """Spin echo with TE ≥ 70 and TR ≥ 2000 that is no FLAIR (DICOM.md)."""
         if not _plain_volume(facts) or _suppressed_fluid(facts):
             return 0.0
-        if facts.get("weighting") == "t2":
-            return 0.8
         long = facts.get("EchoTime", 0) >= 70 and facts.get("RepetitionTime", 0) >= 2000
         spin = not codes(facts, "ScanningSequence") or codes(facts, "ScanningSequence") & {"SE", "RM"}
         return (
@@ -109,8 +101,6 @@ class FLAIR(Structural):
         """Inversion time 1800–2800 ms with TE > 70 (DICOM.md), a little wider; or the header's own word for it."""
         if not _plain_volume(facts):
             return 0.0
-        if facts.get("weighting") == "flair":
-            return 0.8
         return (
             _said(0.9, facts, "fluid_attenuated", ("t1_weighted", "diffusion"))
             if _suppressed_fluid(facts)

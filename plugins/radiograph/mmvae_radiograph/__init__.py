@@ -1,4 +1,4 @@
-"""A single picture (a projection radiograph) fitted whole into a square, its proportions kept."""
+"""A single picture, such as a projection radiograph, fitted whole into a square, its proportions kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,8 +36,10 @@ class Radiograph(Modality):
     intensity_jitter: float = 0.1
 
     def claims(self, facts: Mapping) -> float:
-        """A single picture; what a table calls a radiograph is stated by its MAP."""
-        return 0.6 if facts.get("type") == "image" else 0.0
+        """A single picture: surely one of computed or digital radiography or mammography, probably any other."""
+        if facts.get("type") != "image":
+            return 0.0
+        return 0.95 if facts.get("Modality") in ("CR", "DX", "MG") else 0.6
 
     def _picture(self, view: View) -> Float[Tensor, "rows columns"]:
         volumes, _ = load_nifti(view.path(view.assets[0]))
@@ -57,18 +59,18 @@ class Radiograph(Modality):
         small = nn.functional.interpolate(
             scaled[None, None], size=(rows, columns), mode="bilinear", antialias=True, align_corners=False
         )[0, 0]
-        seen = self.blank()
+        observation = self.blank()
         top, left = (self.size - rows) // 2, (self.size - columns) // 2
-        seen.value[0, 0, top : top + rows, left : left + columns] = small
-        seen.mask[0, 0, top : top + rows, left : left + columns] = True
-        return seen
+        observation.value[0, 0, top : top + rows, left : left + columns] = small
+        observation.mask[0, 0, top : top + rows, left : left + columns] = True
+        return observation
 
     def blank(self) -> Observation:
         shape = (1, 1, self.size, self.size)
         return Observation(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
 
-    def augment(self, seen: Observation, motion: Motion, generator: torch.Generator) -> Observation:
-        """The case's motion within the picture: a turn about the viewing direction, shift and scale; a hundred mm are its side."""
+    def augment(self, observation: Observation, motion: Motion, generator: torch.Generator) -> Observation:
+        """The case's motion within the picture: rotation about the viewing direction, shift and scale; its side counts as 100 mm."""
         flat = Motion(
             (0.0, 0.0, motion.rotation_deg[2]),
             (motion.translation_mm[0], motion.translation_mm[1], 0.0),
@@ -77,7 +79,7 @@ class Radiograph(Modality):
         )
         step = 100.0 / self.size
         # One slice as thick as the picture is wide: a change of scale may not push it out of itself.
-        return vary_intensity(move(seen, flat, (100.0, step, step)), generator, self.intensity_jitter)
+        return vary_intensity(move(observation, flat, (100.0, step, step)), generator, self.intensity_jitter)
 
     def encoder(self, latent_dim: int) -> VolumeEncoder:
         return VolumeEncoder(1, (1, self.size, self.size), latent_dim, self.preset)
@@ -91,5 +93,5 @@ class Radiograph(Modality):
         grey = (255 * np.clip((picture - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
         return Image.fromarray(grey)
 
-    def describe(self, seen: Observation) -> Image.Image:
-        return montage(seen.value[0], 1)
+    def describe(self, observation: Observation) -> Image.Image:
+        return montage(observation.value[0], 1)

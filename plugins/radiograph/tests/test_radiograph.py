@@ -39,11 +39,11 @@ def test_conforms(check, tmp_path):
 def test_a_wide_picture_stays_wide_and_upright_and_its_padding_is_masked(tmp_path):
     picture = np.zeros((50, 100), np.float32)
     picture[:10, :20] = 200.0  # a mark in the upper left corner
-    seen = Radiograph(size=40).read(view_of(tmp_path, "wide", picture))
-    mask = seen.mask[0, 0]
+    observation = Radiograph(size=40).read(view_of(tmp_path, "wide", picture))
+    mask = observation.mask[0, 0]
     assert mask.sum() == 20 * 40
     assert mask[10:30].all() and not mask[:10].any() and not mask[30:].any()
-    brightest = (seen.value[0, 0] > seen.value[0, 0].max() / 2).nonzero().float().mean(0)
+    brightest = (observation.value[0, 0] > observation.value[0, 0].max() / 2).nonzero().float().mean(0)
     np.testing.assert_allclose(brightest, [10 + 1.5, 3.5], atol=0.3)
 
 
@@ -51,13 +51,13 @@ def test_a_motion_turns_it_in_its_own_plane_only(tmp_path):
     picture = np.zeros((40, 40), np.float32)
     picture[5:9, 18:22] = 100.0
     recipe = Radiograph(size=40, intensity_jitter=0.0)
-    seen = recipe.read(view_of(tmp_path, "mark", picture))
-    at = lambda one: (one.value[0, 0] * one.mask[0, 0]).clamp_min(0.5).sub(0.5).nonzero().float().mean(0)  # noqa: E731
-    turned = recipe.augment(seen, Motion((30.0, -25.0, 90.0), (0.0, 0.0, 40.0)), torch.Generator())
-    before, after = at(seen) - 19.5, at(turned) - 19.5
+    observation = recipe.read(view_of(tmp_path, "mark", picture))
+    at = lambda o: (o.value[0, 0] * o.mask[0, 0]).clamp_min(0.5).sub(0.5).nonzero().float().mean(0)  # noqa: E731
+    turned = recipe.augment(observation, Motion((30.0, -25.0, 90.0), (0.0, 0.0, 40.0)), torch.Generator())
+    before, after = at(observation) - 19.5, at(turned) - 19.5
     assert float(before.norm()) == pytest.approx(float(after.norm()), abs=0.7)
     assert abs(float(before @ after)) < 10  # a right angle
-    scaled = recipe.augment(seen, Motion(scale=1.2), torch.Generator())
+    scaled = recipe.augment(observation, Motion(scale=1.2), torch.Generator())
     assert float((at(scaled) - 19.5).norm()) == pytest.approx(1.2 * float(before.norm()), abs=1.0)
     assert scaled.mask.float().mean() > 0.9
 

@@ -1,16 +1,19 @@
 """What is no picture in a study: structured reports, encapsulated text and PDF, segmentations and contours."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from mmvae.case import PointMM
 from mmvae.ingest.skipped import Unusable
 
 
-def text_of(data: Dataset, kind: str) -> str:
+def text_of(data: Dataset) -> str:
     """The words of a structured report (PS3.3 C.17.3), or of an encapsulated text or PDF (C.24.2).
 
     Raises:
@@ -37,7 +40,7 @@ def _lines(item: Dataset, depth: int) -> list[str]:
     """Concept and value of each content item; names of people (PNAME) and identifiers (UIDREF) are left out."""
     if depth > 32:
         raise Unusable("limit", "the report nests deeper than 32 levels")
-    made = []
+    lines: list[str] = []
     for content in item.get("ContentSequence") or []:
         concept = content.get("ConceptNameCodeSequence")
         name = str(concept[0].get("CodeMeaning") or "") if concept else ""
@@ -51,11 +54,11 @@ def _lines(item: Dataset, depth: int) -> list[str]:
             unit = measured.get("MeasurementUnitsCodeSequence")
             value = f"{measured.get('NumericValue')} {unit[0].get('CodeValue') if unit else ''}".strip()
         elif kind == "CONTAINER" and name:
-            made.append(name)
+            lines.append(name)
         if value:
-            made.append(f"{name}: {value}" if name else value)
-        made += _lines(content, depth + 1)
-    return made
+            lines.append(f"{name}: {value}" if name else value)
+        lines += _lines(content, depth + 1)
+    return lines
 
 
 def _pdf(content: bytes) -> str:
@@ -69,7 +72,7 @@ def _pdf(content: bytes) -> str:
         ) from error
 
 
-def lesion_points(path: Path) -> tuple[tuple[float, float, float], ...]:
+def lesion_points(path: Path) -> tuple[PointMM, ...]:
     """The centre of each segment of a SEG, or of each contoured structure of an RTSTRUCT, in patient LPS mm.
 
     Raises:
@@ -82,50 +85,50 @@ def lesion_points(path: Path) -> tuple[tuple[float, float, float], ...]:
     return tuple(points)
 
 
-def _contours(data: Dataset) -> list[tuple[float, float, float]]:
-    made = []
+def _point(xyz: np.ndarray) -> PointMM:
+    x, y, z = map(float, xyz.round(3))
+    return x, y, z
+
+
+def _contours(data: Dataset) -> list[PointMM]:
+    points = []
     for roi in data.get("ROIContourSequence") or []:
-        drawn = [
-            np.array(c.ContourData, float).reshape(-1, 3)
-            for c in roi.get("ContourSequence") or []
-            if c.get("ContourData")
+        contours = [
+            np.array(contour.ContourData, float).reshape(-1, 3)
+            for contour in roi.get("ContourSequence") or []
+            if contour.get("ContourData")
         ]
-        if drawn:
-            made.append(tuple(float(v) for v in np.concatenate(drawn).mean(0).round(3)))
-    return made
+        if contours:
+            points.append(_point(np.concatenate(contours).mean(0)))
+    return points
 
 
-def _segments(data: Dataset) -> list[tuple[float, float, float]]:
+def _segments(data: Dataset) -> list[PointMM]:
     shared = data.SharedFunctionalGroupsSequence[0]
     planes = data.pixel_array
     planes = planes[None] if planes.ndim == 2 else planes
-    sums: dict[int, np.ndarray] = {}
+    sums: dict[int, np.ndarray] = {}  # by segment: sum of its voxels' places, and their number
     for plane, groups in zip(planes, data.PerFrameFunctionalGroupsSequence):
         rows, columns = np.nonzero(plane)
         if not len(rows):
             continue
-        geometry = {
-            name: next(
-                (
-                    g[sequence][0].get(name)
-                    for g in (groups, shared)
-                    if sequence in g and name in g[sequence][0]
-                ),
-                None,
-            )
-            for sequence, name in (
-                ("PlanePositionSequence", "ImagePositionPatient"),
-                ("PlaneOrientationSequence", "ImageOrientationPatient"),
-                ("PixelMeasuresSequence", "PixelSpacing"),
-            )
-        }
-        if any(v is None for v in geometry.values()):
-            raise Unusable("no_position", "a segmentation's frame without position, orientation or spacing")
-        origin = np.array(geometry["ImagePositionPatient"], float)
-        row, column = np.array(geometry["ImageOrientationPatient"], float).reshape(2, 3)
-        spacing = np.array(geometry["PixelSpacing"], float)
+        places = (groups, shared)
+        origin = _from_groups(places, "PlanePositionSequence", "ImagePositionPatient")
+        row, column = _from_groups(places, "PlaneOrientationSequence", "ImageOrientationPatient").reshape(
+            2, 3
+        )
+        spacing = _from_groups(places, "PixelMeasuresSequence", "PixelSpacing")
         total = origin * len(rows) + row * spacing[1] * columns.sum() + column * spacing[0] * rows.sum()
         segment = groups.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
         number = int(segment[0].ReferencedSegmentNumber) if segment else 1
         sums[number] = sums.get(number, np.zeros(4)) + np.array([*total, len(rows)])
-    return [tuple(float(v) for v in (s[:3] / s[3]).round(3)) for _, s in sorted(sums.items())]
+    return [_point(total[:3] / total[3]) for _, total in sorted(sums.items())]
+
+
+def _from_groups(places: Sequence[Dataset], sequence: str, name: str) -> np.ndarray:
+    """An element of a frame's own functional groups, else of the shared ones."""
+    for place in places:
+        if sequence in place and name in place[sequence][0]:
+            value: Any = place[sequence][0].get(name)
+            return np.array(value, float)
+    raise Unusable("no_position", "a segmentation's frame without position, orientation or spacing")

@@ -1,4 +1,4 @@
-"""What each vendor writes where: b-values, scaling, mosaics, and words in descriptions that stand for facts.
+"""Where each vendor writes what: b-values, scaling, mosaics, and notions that a description speaks of.
 
 Sources: PS3.3 (standard elements), DICOM conformance statements of the vendors as dcm2niix documents them.
 """
@@ -6,66 +6,15 @@ Sources: PS3.3 (standard elements), DICOM conformance statements of the vendors 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-Look = Callable[[str | tuple[int, int]], object]
-
-# What these describe is the picture; of their words only those that mix letters and digits may be somebody's number.
-_DESCRIBING = frozenset(
-    [
-        "SeriesDescription",
-        "ProtocolName",
-        "StudyDescription",
-        "RequestedProcedureDescription",
-        "PerformedProcedureStepDescription",
-        "SequenceName",
-        "Manufacturer",
-        "ManufacturerModelName",
-        "SoftwareVersions",
-        "BodyPartExamined",
-        "ContrastBolusAgent",
-        "ReceiveCoilName",
-        "TransmitCoilName",
-        "PulseSequenceName",
-        "CodeMeaning",
-        "CodeValue",
-        "CodingSchemeDesignator",
-        "ImageComments",
-        "TextValue",
-        "SpecificCharacterSet",
-    ]
-)
-_TEXT_VRS = frozenset(("PN", "LO", "SH", "ST", "LT", "UT", "UC", "UI", "AE", "DA", "UN"))
+Look = Callable[[Any], Any]  # an element's value by keyword or tag, as one frame sees it
 
 
-def identifiers_of(data: Dataset) -> set[str]:
-    """Every value of a text VR at any depth, private ones too, that may name somebody: what a report must lose."""
-    found: set[str] = set()
-    for element in data.iterall():
-        if element.VR not in _TEXT_VRS or element.keyword in (
-            "SOPClassUID",
-            "MediaStorageSOPClassUID",
-            "TransferSyntaxUID",
-        ):
-            continue
-        value = element.value
-        if element.VR == "UN":
-            if not isinstance(value, bytes) or len(value) > 256:
-                continue
-            value = value.decode("latin-1") if value.rstrip(b"\x00 ").isascii() else ""
-        for one in value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]:
-            text = str(one or "").strip("\x00 ")
-            if element.keyword in _DESCRIBING or len(text) > 64:
-                words = re.findall(r"[\w.-]{6,}", text)
-                found |= {w for w in words if re.search(r"\d", w) and re.search(r"[^\W\d_]", w)}
-            elif len(text) >= 3:
-                found.add(text)
-    return found
-
-
-def _private(data: Dataset, group: int, creator: str, element: int):
+def _private(data: Dataset, group: int, creator: str, element: int) -> Any:
     """A private element by its creator; else at block 10, where scanners put it and anonymisers leave it orphaned."""
     try:
         return data.private_block(group, creator)[element].value
@@ -74,7 +23,7 @@ def _private(data: Dataset, group: int, creator: str, element: int):
         return None if found is None else found.value
 
 
-def number_of(value) -> float | None:
+def number_of(value: Any) -> float | None:
     """A finite number, the first of several, or None; also from the bytes of a private element whose VR is unknown."""
     if isinstance(value, bytes):  # text, or a little-endian number
         text = value.strip(b"\x00 ")
@@ -91,7 +40,7 @@ def number_of(value) -> float | None:
     elif isinstance(value, Sequence) and value:
         value = value[0]
     try:
-        number = float(value)
+        number = float(value)  # pyright: ignore[reportArgumentType] - what is no number raises
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
@@ -142,7 +91,7 @@ def b_value(data: Dataset, look: Look) -> float | None:
         match = re.match(r"\s*b=(\d+)", str(data.get("ImageComments") or ""))
         if match:
             return _sane(float(match.group(1)))
-        return 0.0 if "diffusion" in words(data) else None
+        return 0.0 if "diffusion" in notions_of(data) else None
     return None
 
 
@@ -167,11 +116,11 @@ def _ge_diffusion(data: Dataset) -> bool:
 def _philips_diffusion(data: Dataset, look: Look, b: float) -> bool:
     """Philips fills its private b-value in other series too: diffusion where it is above 0, or the header says so."""
     name = str(data.get("SeriesDescription") or "").lower()
-    said = str(look("AcquisitionContrast") or "") == "DIFFUSION" or bool(b)
-    return said or bool(re.search(r"dwi|dti|diff|adc|\bb\d{2,4}", name))
+    stated = str(look("AcquisitionContrast") or "") == "DIFFUSION" or bool(b)
+    return stated or bool(re.search(r"dwi|dti|diff|adc|\bb\d{2,4}", name))
 
 
-def _csa(data: Dataset) -> Mapping | None:
+def _csa(data: Dataset) -> Mapping[str, Any] | None:
     if (0x0029, 0x1010) not in data:
         return None
     from nibabel.nicom import csareader
@@ -192,8 +141,8 @@ def _csa_number(tags: Mapping, name: str) -> tuple[float, ...]:
 
 def _csa_b_value(data: Dataset) -> float | None:
     tags = _csa(data)
-    found = _csa_number(tags, "B_value") if tags else ()
-    return found[0] if found else None
+    numbers = _csa_number(tags, "B_value") if tags else ()
+    return numbers[0] if numbers else None
 
 
 def mosaic(data: Dataset) -> tuple[int, tuple[float, ...] | None]:
@@ -222,7 +171,7 @@ def grid_positions(data: Dataset) -> list[tuple[float, ...]]:
 
 
 def scaling(data: Dataset, look: Look) -> tuple[float, float]:
-    """Slope and intercept from stored to modality value; with Philips' scale slope (2005,100E) to its floating-point value.
+    """Slope and intercept from stored to modality value; with Philips's scale slope (2005,100E), to its floating-point value.
 
     Philips: FP = (stored · RS + RI) / (RS · SS) (Chenevert et al. 2014, doi:10.1593/tlo.13811, eq. 2), comparable between phases.
     """
@@ -248,15 +197,15 @@ def phase(data: Dataset) -> float:
 def scanning_sequence(look: Look) -> list[str]:
     """Codes of ScanningSequence from what enhanced objects say instead (PS3.3 C.8.13.5.2)."""
     echo = str(look("EchoPulseSequence") or "")
-    made = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(echo, [])
+    sequence = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(echo, [])
     if str(look("EchoPlanarPulseSequence") or "") == "YES":
-        made = ["EP", *made]
+        sequence = ["EP", *sequence]
     if str(look("InversionRecovery") or "") == "YES":
-        made = [*made, "IR"]
-    return made
+        sequence = [*sequence, "IR"]
+    return sequence
 
 
-_WORDS = {
+_NOTIONS = {
     "t1_weighted": r"t1", "t2_weighted": r"t2(?!\*|star)", "fluid_attenuated": r"flair|dark.?fluid", "diffusion": r"dwi|diff|dti|epi?2?d?_?b\d", "adc_map": r"adc|apparent",
     "proton_density": r"\bpd\b|proton", "contrast_given": r"\bgd\b|gado|post.?con|\+c\b|\bc\+|inject[ée]?|dyn(?!dist)|dce|perf|twist|produit|\bpdc\b|vibe.?dyn|multi.?phase",
     "before_contrast": r"pre.?con|\bpre\b|sans.?(inj|contraste|iv)|avant", "fat_saturated": r"fat.?sat|\bfs\b|_fs|fatsat|spair|spir\b|stir|dixon.?w|sat.?graisse|chemsat|\bfatsup|suppression.?de.?graisse",
@@ -264,33 +213,36 @@ _WORDS = {
 }  # fmt: skip
 
 
-def words(data: Dataset) -> frozenset[str]:
+def notions_of(data: Dataset) -> frozenset[str]:
     """Which of a closed list of notions the descriptions speak of; English and French. Nothing of the text is kept."""
     text = (
         " ".join(str(data.get(n) or "") for n in ("SeriesDescription", "ProtocolName"))
         .lower()
         .replace("_", " ")
     )
-    return frozenset(name for name, pattern in _WORDS.items() if text.strip() and re.search(pattern, text))
+    return frozenset(name for name, pattern in _NOTIONS.items() if text.strip() and re.search(pattern, text))
 
 
-def fat_saturated(look: Look, said: frozenset[str]) -> bool | None:
+def fat_saturated(look: Look, notions: frozenset[str]) -> bool | None:
     """Whether fat is suppressed: by ScanOptions or the functional group, else by the description; None where nothing is said."""
     option = look("ScanOptions")
     options = {str(o).upper() for o in ([option] if isinstance(option, str) else option or ())}
-    if options & {"FS", "SFS", "FATSAT", "SPIR", "SPAIR", "FSAT", "CHESS", "STIR"} or "fat_saturated" in said:
+    if (
+        options & {"FS", "SFS", "FATSAT", "SPIR", "SPAIR", "FSAT", "CHESS", "STIR"}
+        or "fat_saturated" in notions
+    ):
         return True
     group = str(look("SpectrallySelectedSuppression") or "")
     if group:
         return group == "FAT"
-    return False if option is not None or said else None
+    return False if option is not None or notions else None
 
 
-def contrast_agent(data: Dataset, look: Look, said: frozenset[str]) -> bool:
+def contrast_agent(data: Dataset, notions: frozenset[str]) -> bool:
     """Whether a contrast agent had been given: ContrastBolusAgent, else the description."""
     agent = str(data.get("ContrastBolusAgent") or "").strip().lower()
     if agent in ("none", "no", "non", "n/a"):
         return False
     if "ContrastBolusAgentSequence" in data or agent:
-        return "before_contrast" not in said
-    return "contrast_given" in said and "before_contrast" not in said
+        return "before_contrast" not in notions
+    return "contrast_given" in notions and "before_contrast" not in notions

@@ -1,53 +1,55 @@
 """A frame's stored samples → numbers, by well-kept codecs; uncompressed ones are read where they lie."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.pixels import get_decoder
+from pydicom.pixels import get_decoder  # pyright: ignore[reportPrivateImportUsage] - documented, not marked as exported
 from pydicom.uid import UID
 
-from mmvae.ingest.dicom import Frame, Pixels, quiet
+from mmvae.ingest.dicom.frame import Frame, Pixels
+from mmvae.ingest.dicom.header import quiet
 from mmvae.ingest.skipped import Unusable
 
 
-def read_frames(path: Path, frames: list[Frame]) -> dict[int, NDArray]:
-    """The stored samples (rows, columns) of each frame of one file, by the frame's place in the list; no slope applied.
+def read_frames(path: Path, frames: Sequence[Frame]) -> list[NDArray]:
+    """The stored samples (rows, columns) of each of some frames of one file; no slope is applied.
 
     Raises:
         Unusable: where the samples cannot be decoded.
     """
     pixels = frames[0].pixels
     planes = (
-        _plain(path, pixels, frames)
+        _plain(path, pixels, pixels.offset, frames)
         if pixels.offset is not None and pixels.bits_allocated in (8, 16)
-        else _decoded(path, pixels)
+        else dict(enumerate(_decoded(path, pixels)))
     )
-    made = {}
-    for place, frame in enumerate(frames):
+    samples = []
+    for frame in frames:
         plane = planes[frame.number if frame.tile is None else 0]
         if frame.tile is not None:
             top, left, rows, columns = frame.tile
             plane = plane[top : top + rows, left : left + columns]
-        made[place] = plane
-    return made
+        samples.append(plane)
+    return samples
 
 
-def _plain(path: Path, pixels: Pixels, frames: list[Frame]) -> dict[int, NDArray]:
+def _plain(path: Path, pixels: Pixels, offset: int, frames: Sequence[Frame]) -> dict[int, NDArray]:
     """Little-endian samples at a known place: only the frames that are wanted are read."""
     kind = np.dtype("<u2" if pixels.bits_allocated == 16 else "u1")
     count = pixels.rows * pixels.columns
-    made = {}
+    planes = {}
     with path.open("rb") as stream:
         for number in sorted({0 if f.tile is not None else f.number for f in frames}):
-            stream.seek(pixels.offset + number * count * kind.itemsize)
+            stream.seek(offset + number * count * kind.itemsize)
             raw = stream.read(count * kind.itemsize)
             if len(raw) < count * kind.itemsize:
                 raise Unusable(
                     "truncated", f"{count * kind.itemsize} bytes of pixels are promised, {len(raw)} are there"
                 )
-            made[number] = _cleaned(np.frombuffer(raw, kind).reshape(pixels.rows, pixels.columns), pixels)
-    return made
+            planes[number] = _cleaned(np.frombuffer(raw, kind).reshape(pixels.rows, pixels.columns), pixels)
+    return planes
 
 
 def _cleaned(samples: NDArray, pixels: Pixels) -> NDArray:
