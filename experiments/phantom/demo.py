@@ -162,12 +162,12 @@ def _kappa(seed: int) -> float:
 
 def fit(settings: Settings, step: Step) -> Path:
     """Trains by demo.yaml and gives the best checkpoint."""
+    # transformers draws a bar for the language model that the report's recipe loads; this is read when it is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import torch
 
     from mmvae.cli.fit import run
 
-    # transformers draws a bar for each language model that the report's recipe loads.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     threads = torch.get_num_threads()
     step(f"fit, {threads} thread{'s' if threads > 1 else ''}")
     arguments = ["fit", "-c", str(Path(__file__).with_name("demo.yaml"))]
