@@ -21,8 +21,8 @@ from benchmarks.benches import BENCHES
 from benchmarks.cell import Cell
 from benchmarks.setup import IMAGES, SUBSETS
 from benchmarks.suite import make
-from benchmarks.table import Unit, markdown, table
-from benchmarks.units import GROUP
+from benchmarks.table import markdown, table
+from benchmarks.units import GROUP, Unit
 from mmvae.data import CaseDataset
 from mmvae.evaluation.evaluate import evaluate_fold, key_of
 from mmvae.evaluation.ranking import Ranking, Side

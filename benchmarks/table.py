@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import ceiling
 from benchmarks.benches import BENCHES
 from benchmarks.setup import IMAGES, versions
-from benchmarks.units import GROUP, load
+from benchmarks.units import GROUP, Unit, load
 from mmvae.cohort import Cohort
 from mmvae.evaluation.evaluate import average
 from mmvae.metrics.estimates import Estimate, PerPatient, paired, plain, read_estimate, summarise
@@ -20,8 +20,6 @@ from mmvae.metrics.estimates import Estimate, PerPatient, paired, plain, read_es
 CEILING = "supervised ceiling"
 DEFAULT = "ours, report+findings"
 SEEDS = range(1, 10)
-
-Unit = tuple[dict[str, PerPatient], dict[str, Any]]
 Units = Mapping[str, Unit]
 
 

@@ -17,7 +17,9 @@ from benchmarks.__main__ import main
 from benchmarks.baseline import knn
 from benchmarks.benches import BENCHES
 from benchmarks.cell import Cell, series_of, thinned
-from benchmarks.report import pooled, ratio_interval, write
+from benchmarks.curves import pooled
+from benchmarks.report import write
+from benchmarks.sections import ratio_interval
 from benchmarks.suite import Suite, claimed
 from benchmarks.units import GROUP, load
 from mmvae.cli import main as mmvae
