@@ -15,8 +15,8 @@ from mmvae.case import Relevance
 from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
 from mmvae.discovery import kind_of
-from mmvae.evaluation.evaluate import pool
 from mmvae.evaluation.ranking import Ranking
+from mmvae.evaluation.table import pool
 from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.estimates import PerPatient
 from mmvae.metrics.relevance import labelled

@@ -11,7 +11,7 @@ from benchmarks.setup import SERIES, SUBSETS
 from benchmarks.suite import Suite
 from benchmarks.table import span
 from benchmarks.units import GROUP, Units
-from mmvae.evaluation.evaluate import key_of
+from mmvae.evaluation.table import key_of
 from mmvae.metrics.estimates import Estimate, PerPatient, paired, summarise
 from mmvae.metrics.scores import Scores
 

@@ -24,8 +24,9 @@ from benchmarks.suite import make
 from benchmarks.table import markdown, table
 from benchmarks.units import GROUP, Unit
 from mmvae.data import CaseDataset
-from mmvae.evaluation.evaluate import evaluate_fold, key_of
+from mmvae.evaluation.fold import evaluate_fold
 from mmvae.evaluation.ranking import Ranking, Side
+from mmvae.evaluation.table import key_of
 from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.estimates import PerPatient
 from mmvae.modality import TrainingViews

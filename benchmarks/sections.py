@@ -12,7 +12,7 @@ from benchmarks.setup import PAIR, SUBSETS
 from benchmarks.suite import Suite
 from benchmarks.table import span
 from benchmarks.units import GROUP, Unit, Units, read_lines
-from mmvae.evaluation.evaluate import average, key_of
+from mmvae.evaluation.table import average, key_of
 from mmvae.metrics.estimates import DRAWS, Estimate, PerPatient, paired, read_estimate, summarise
 
 # Subsets whose ceiling has a training of its own, and its unit.

@@ -14,7 +14,7 @@ from benchmarks.benches import BENCHES
 from benchmarks.setup import IMAGES, versions
 from benchmarks.units import GROUP, Unit, load
 from mmvae.cohort import Cohort
-from mmvae.evaluation.evaluate import average
+from mmvae.evaluation.table import average
 from mmvae.metrics.estimates import Estimate, PerPatient, paired, plain, read_estimate, summarise
 
 CEILING = "supervised ceiling"

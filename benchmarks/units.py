@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.cell import Cell
 from mmvae.atomic import write_atomically
-from mmvae.evaluation.evaluate import average
+from mmvae.evaluation.table import average
 from mmvae.metrics.estimates import PerPatient
 from mmvae.metrics.scores import METRICS, Scores
 
