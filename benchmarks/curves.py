@@ -54,7 +54,12 @@ def rules(units: Units, suite: Suite) -> tuple[list[str], Curves]:
 
 
 def of_size(row_of: Callable[[str], PerPatient | None], size: int) -> PerPatient | None:
-    """The row of queries by so many of the four imaging series; `row_of` gives that of a KEY."""
+    """The row of all queries by `size` of the four imaging series; None where one of them did not run.
+
+    Args:
+        row_of: Gives the row of a KEY.
+        size: How many series.
+    """
     count = lambda subset: sum(set(roles) <= set(subset) for roles in SERIES.values())  # noqa: E731
     parts = [row_of(key_of(subset)) for subset in SUBSETS if count(subset) == size]
     there = [part for part in parts if part is not None]
@@ -62,7 +67,7 @@ def of_size(row_of: Callable[[str], PerPatient | None], size: int) -> PerPatient
 
 
 def tuned(suite: Suite, work: Path, fusion: str, visibility: str) -> Cell | None:
-    """The suite's cell of this rule on the phantom, tuned; None where it has none or a trial is missing."""
+    """The suite's tuned cell of this rule on the phantom; None where the suite has none or a trial is missing."""
     for cell in suite.cells:
         if (cell.fusion, cell.visibility, cell.cohort) == (fusion, visibility, "phantom"):
             return suite.tuned(cell, work)
@@ -89,7 +94,7 @@ OTHER = "#777"
 
 
 def plot(curves: Curves, units: Units, path: Path) -> None:
-    """A picture of the subset curves with intervals, and of cost against quality."""
+    """Writes a picture of the subset curves with intervals, and of cost against quality."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -53,12 +53,12 @@ class Headline:
         self.relevance = self.cohort.card.relevance
 
     def cell(self, supervision: str, seed: int, roles: tuple[str, ...] = ()) -> Cell:
-        """One training of ours."""
+        """The cell of one training of ours."""
         epochs = 0 if self.epochs == PHANTOM.budget.epochs else self.epochs
         return Cell(cohort_seed=self.seed, supervision=supervision, seed=seed, roles=roles, epochs=epochs)
 
     def path(self, name: str) -> Path:
-        """Where a unit lies."""
+        """The file of a unit."""
         return self.work / "units" / f"{name}.json"
 
     def _side(self, model: MMVAE, split: str) -> Side:

@@ -24,7 +24,7 @@ img{max-width:100%}"""
 
 
 def _html(text: str, picture: Path) -> str:
-    """The report as one file, its picture within."""
+    """The report as one HTML file that holds its picture."""
     from markdown import markdown as converted
 
     data = base64.b64encode(picture.read_bytes()).decode()
@@ -84,13 +84,13 @@ def write(work: Path, results: Path, readme: Path | None) -> None:
 
 
 def other_phantoms(results: Path) -> dict[str, list[dict]]:
-    """By phantom seed: the rows of `mmvae-bench phantom --seed S --results RESULTS/headline-S`, if it ran."""
+    """The rows of `mmvae-bench phantom --seed S --results RESULTS/headline-S`, by S; none where it did not run."""
     paths = sorted(results.glob("headline-*.jsonl"))
     return {path.stem.removeprefix("headline-"): read_lines(path) for path in paths}
 
 
 def _headline(work: Path) -> list[dict[str, Any]]:
-    """The lines of the headline table, where its cohort is there."""
+    """The lines of the headline table; none where its cohort is not there."""
     if not (work / "cohort").exists():
         return []
     headline = Headline(1, work, 3, BENCHES["phantom"].budget.epochs)

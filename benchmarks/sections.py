@@ -74,7 +74,7 @@ def ratio_interval(ours: PerPatient, ceiling: PerPatient) -> tuple[float, float,
 
 
 def grid_rows(units: Units) -> list[str]:
-    """A line per cell that ran, whatever its suite: images mAP, validation, cost."""
+    """A line for each cell that ran, of any suite: mAP of the images, validation, cost."""
     lines = [
         "| cell | trainings | images mAP (95 %) | validation | samples/s |",
         "| --- | --- | --- | --- | --- |",
@@ -100,7 +100,7 @@ def grid_rows(units: Units) -> list[str]:
 
 
 def ablation(units: Units, suite: Suite) -> list[str]:
-    """The path ELBO → + report → + findings → + alignment and each left out, by mAP of the images."""
+    """mAP of the images as report, findings and alignment join the ELBO, and as each is left out."""
     lines = [
         "| objective | supervision | trainings | images mAP (95 %) | whole minus row |",
         "| --- | --- | --- | --- | --- |",

@@ -68,7 +68,7 @@ def _line(scores: PerPatient, entry: Entry, default: PerPatient | None, cohort: 
 
 
 def _ours(units: Units, id_of: Callable[..., str]) -> Iterator[Entry]:
-    """Each supervision, the default in other archives and by single series, and models of one series each."""
+    """Our models: each supervision, the default in other archives and by single series, and models of one series each."""
 
     def trainings(supervision: str, roles: tuple[str, ...] = ()) -> list[Unit]:
         return [units[i] for i in (id_of(supervision, seed, roles) for seed in SEEDS) if i in units]
@@ -110,7 +110,7 @@ def _neighbours(units: Units) -> Iterator[Entry]:
 
 
 def _ceilings(units: Units) -> Iterator[Entry]:
-    """The supervised ceiling that is best by validation, whole and by single series, and those of fixed roles."""
+    """The supervised ceiling that is best by validation, by all and by single series, and the ceilings of fixed roles."""
     competing = {name: unit for name, unit in units.items() if name.startswith("ceiling-")}
     if competing:
         rows, extra = max(competing.values(), key=lambda unit: unit[1]["validation_mAP"])
