@@ -135,7 +135,8 @@ def _ceiling_fields(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def shares_of_ceiling(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """mAP of the default and of the row that sees labels, over the larger of the images' two ceilings."""
-    value = {line["row"]: line["metrics"][GROUP]["mAP"]["value"] for line in lines}
+    every = {line["row"]: line["metrics"][GROUP]["mAP"]["value"] for line in lines}
+    value = {row: mAP for row, mAP in every.items() if mAP is not None}
     ceilings = [value[n] for n in (CEILING, f"{CEILING}, trained on images only") if n in value]
     rows = [f"ours, {name}" for name in ("report+findings", "labels") if f"ours, {name}" in value]
     return {name: value[name] / max(ceilings) for name in rows} if ceilings else {}
@@ -153,15 +154,16 @@ def markdown(lines: list[dict[str, Any]]) -> str:
     """The table for people."""
     if not lines:
         return "No row yet.\n"
-    chance = {metric: lines[0]["metrics"][GROUP][metric]["chance"] for metric in ("mAP", "P@5")}
+    number = lambda x: "undefined" if x is None else f"{x:.3f}"  # noqa: E731
+    chance = {metric: number(lines[0]["metrics"][GROUP][metric]["chance"]) for metric in ("mAP", "P@5")}
     text = [
         f"Of the ceiling: {', '.join(f'{name} {share:.2f}' for name, share in shares_of_ceiling(lines).items())}.",
         "",
         "| row | seeds | mAP (95 %) | P@5 (95 %) | default minus row, mAP |",
         "| --- | --- | --- | --- | --- |",
-        f"| chance | | {chance['mAP']:.3f} | {chance['P@5']:.3f} | |",
+        f"| chance | | {chance['mAP']} | {chance['P@5']} | |",
     ]
-    for line in sorted(lines, key=lambda line: line["metrics"][GROUP]["mAP"]["value"]):
+    for line in sorted(lines, key=lambda line: line["metrics"][GROUP]["mAP"]["value"] or 0.0):
         metrics = line["metrics"]
         mAP, p_at_5 = (span(read_estimate(metrics[GROUP][metric])) for metric in ("mAP", "P@5"))
         paired_keys = [key for key in metrics if key.startswith("paired/")]
