@@ -21,7 +21,7 @@ def _run(a) -> int:
     run(suite, a.work)
     lines = rows(suite, a.work)
     for row in lines:
-        of_images = (m for key, m in row["metrics"].items() if key.endswith("group/images"))
+        of_images = (m for key, m in row["metrics"].items() if key.split("|")[-1] == "group/images")
         value = next((m["mAP"]["value"] for m in of_images), None)
         print(f"{row['part']:<7} {row['cell']['cohort']} {row['supervision']} {row['config']['fusion']['class_path'].rsplit('.')[-1]} "
               f"{row['cell']['visibility']} seed {row['seed']}: images mAP {value}")  # fmt: skip

@@ -18,7 +18,7 @@ from mmvae.retrieval.approximate import search_vectors
 
 
 def clustered(count: int, dim: int, seed: int = 0) -> np.ndarray:
-    """So many unit-scale vectors about 500 centres: an archive of diseases, not of noise."""
+    """Vectors of about unit scale around 500 centres, as an archive of diseases is clustered."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((500, dim))
     return (centres[rng.integers(0, 500, count)] + 0.3 * rng.standard_normal((count, dim))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""k-NN on each real cohort: every feature table, and, fold by fold, the one that is best by validation."""
+"""k-NN on each real cohort, with every table of features and, fold by fold, with the table that is best by validation."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,8 @@ from mmvae.case import Relevance
 from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
 from mmvae.discovery import kind_of
-from mmvae.evaluation.evaluate import pool
 from mmvae.evaluation.ranking import Ranking
+from mmvae.evaluation.table import pool
 from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.estimates import PerPatient
 from mmvae.metrics.relevance import labelled
@@ -32,7 +32,14 @@ def _of(bench: Bench, *kinds: type) -> tuple[str, ...]:
 
 
 def native_histograms(cohort: Cohort, bench: Bench, series: tuple[str, ...], bins: int = 16) -> Features:
-    """Share of brain voxels in each bin of the intensities as stored (10–255), standardised over the cases; absent is 0."""
+    """Histograms of the brain's intensities as stored (10–255), each bin standardised over the cases.
+
+    Args:
+        cohort: Of the cases.
+        bench: Has the recipes.
+        series: Roles whose histograms stand side by side; a series that a case lacks is 0, the mean.
+        bins: Of each histogram.
+    """
     recipes, columns = bench.recipes(series), []
     for role, recipe in recipes.items():
         rows = np.full((len(cohort.cases), bins), np.nan)
@@ -50,6 +57,12 @@ def numbers(cohort: Cohort, bench: Bench, training: set[str], roles: tuple[str, 
     """Tables of the numbers that came with the data, standardised by the training cases, a missing one at the mean.
 
     One table per role, all roles side by side, ranks of all, and principal components of all.
+
+    Args:
+        cohort: Of the cases.
+        bench: Has the recipes.
+        training: Patients that means, ranks and components are fitted on.
+        roles: Of tables.
     """
     bare = CaseDataset(cohort, cohort.cases, bench.recipes(roles), ())
     fit = np.array([case.patient in training for case in cohort.cases])

@@ -128,7 +128,7 @@ class Bench:
         return self._real(Path(data), work, seed, path)
 
     def _real(self, data: Path, work: Path, seed: int, path: Path) -> Path:
-        """The cohort at `path`, scanned from `data`; of another seed the first one's cases with other folds."""
+        """The cohort at `path`, scanned from `data`; with another seed, the cases of the first scan in other folds."""
         if self.folds and seed != 1:
             # Pseudonyms stay those of the first draw: a patient is averaged over draws before any interval.
             first = Cohort.load(self.cohort(work, 1))
@@ -144,12 +144,12 @@ class Bench:
         return path
 
     def load(self, work: Path, seed: int) -> Cohort:
-        """The cohort, read."""
+        """The cohort, written unless it is there, and read."""
         return Cohort.load(self.cohort(work, seed))
 
 
 def variant(path: Path, out: Path, cases: Sequence[Case], splits: Splits) -> Path:
-    """The cohort at `path` with other cases or splits, at `out`; its files are shared, not copied."""
+    """Writes the cohort at `path` with other cases or splits to `out`, which it gives; files are shared, not copied."""
     with new_folder(out) as folder:
         write_cohort(folder, Cohort.load(path).card, cases, splits)
         (folder / "cases").symlink_to((path / "cases").resolve())

@@ -1,4 +1,4 @@
-"""Mutated DICOM files: none may crash the scan, take over 5 s, or need over 1 GiB more than its size; each is skipped with a reason.
+"""Mutated DICOM files: none may crash the scan, take over 5 s, or need over 1 GiB more than its size; each is skipped for a reason.
 
 python -m benchmarks.broken --files 20000 --results benchmarks/results/broken.jsonl
 """
@@ -134,7 +134,7 @@ def encoded(path: Path, folder: Path) -> list[Path]:
 
 
 def sources(folder: Path, more: Sequence[Path]) -> list[Path]:
-    """Small files of each vendor's layout, some of them in every transfer syntax, and others that are at hand."""
+    """Small files of each vendor's layout, some of them in every transfer syntax, and the files `more`."""
     write_phantom_studies(8, 11, folder / "phantom", jobs=1)
     studies = sorted((folder / "phantom" / "studies").iterdir())
     plain = [next(series.glob("*.dcm")) for study in studies for series in sorted(study.iterdir())]
@@ -146,7 +146,14 @@ def sources(folder: Path, more: Sequence[Path]) -> list[Path]:
 
 
 def run(files: int, seed: int, more: Sequence[Path], jobs: int = 1) -> dict:
-    """How many of so many mutated files ended in each way."""
+    """How many mutated files were used, skipped for each reason, or ended the process that read them.
+
+    Args:
+        files: How many to mutate.
+        seed: Of the mutations.
+        more: Originals beside the phantom's.
+        jobs: Processes that read.
+    """
     folder = Path(tempfile.mkdtemp())
     try:
         originals = [p.read_bytes() for p in sources(folder, more)]

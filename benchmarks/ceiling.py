@@ -78,11 +78,11 @@ class Ceiling(nn.Module):
         self.head = nn.Linear(model.latent_dim, len(classes))
 
     def logits(self, mean: torch.Tensor) -> torch.Tensor:
-        """Linear, with a gain, so that it learns fast."""
+        """Of each class; the gain makes the head learn fast."""
         return GAIN * self.head(mean)
 
     def loss(self, mean: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
-        """Cross-entropy, or supervised contrast of directions (Khosla et al. 2020, arXiv:2004.11362, L_out, τ = .1) plus the head's."""
+        """Cross-entropy, or supervised contrast of directions (Khosla et al. 2020, arXiv:2004.11362, L_out, τ = .1) plus the head's cross-entropy."""
         head = functional.cross_entropy(
             self.logits(mean if kind == "cross-entropy" else mean.detach()), target
         )

@@ -65,7 +65,7 @@ class Cell:
 
     @classmethod
     def of(cls, entry: Mapping) -> "Cell":
-        """From YAML or a row.
+        """The cell of an entry in a suite's YAML or in a row.
 
         Raises:
             ValueError: naming what is unknown.
@@ -91,7 +91,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """A file name: the supervision, what is not default, the seed."""
+        """Its name as a file: supervision, what is not default, and seed."""
         default, parts = Cell(), [self.supervision]
         if self.cohort != default.cohort or self.cohort_seed != default.cohort_seed:
             parts.insert(0, f"{self.cohort}{self.cohort_seed}")
@@ -166,7 +166,7 @@ class Cell:
         return cohort, models, count
 
     def run(self, work: Path) -> tuple[dict[str, PerPatient], dict]:
-        """Per-patient rows by KEY of metrics.json (behind `TARGET|` where the bench has several), and the row's other fields."""
+        """Scores per patient by KEY of metrics.json, after `TARGET|` where the bench has several targets, and the row's other fields."""
         start = time.time()
         cohort, models, count = self.train(work)
         seconds, rows, macro = time.time() - start, {}, {}

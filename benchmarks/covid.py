@@ -30,7 +30,7 @@ def masked(note: str, findings: Iterable[str]) -> str:
 
 
 def write_source(data: Path, out: Path) -> int:
-    """`images/`, `notes/` and `table.csv` at `out`; how many pictures."""
+    """Writes `images/`, `notes/` and `table.csv` to `out`; gives the number of pictures."""
     with (data / "metadata.csv").open(newline="", encoding="utf-8") as stream:
         every = list(csv.DictReader(stream))
     rows, findings = [r for r in every if r["modality"] == "X-ray"], {r["finding"] for r in every}

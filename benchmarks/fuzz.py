@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _end(count_of: dict, arguments: argparse.Namespace) -> None:
-    """Reached only where no run crashed, hung or raised anything else: libFuzzer would have stopped there."""
+    """Reports and ends; it is reached only where no run crashed, hung or raised another error, at which libFuzzer stops."""
     measured = {**count_of, "seconds": arguments.seconds, "crashed, hung or raised": 0}
     print(json.dumps(measured))
     if arguments.results:

@@ -21,11 +21,12 @@ from benchmarks.benches import BENCHES
 from benchmarks.cell import Cell
 from benchmarks.setup import IMAGES, SUBSETS
 from benchmarks.suite import make
-from benchmarks.table import Unit, markdown, table
-from benchmarks.units import GROUP
+from benchmarks.table import markdown, table
+from benchmarks.units import GROUP, Unit
 from mmvae.data import CaseDataset
-from mmvae.evaluation.evaluate import evaluate_fold, key_of
+from mmvae.evaluation.fold import evaluate_fold
 from mmvae.evaluation.ranking import Ranking, Side
+from mmvae.evaluation.table import key_of
 from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.estimates import PerPatient
 from mmvae.modality import TrainingViews
@@ -52,12 +53,12 @@ class Headline:
         self.relevance = self.cohort.card.relevance
 
     def cell(self, supervision: str, seed: int, roles: tuple[str, ...] = ()) -> Cell:
-        """One training of ours."""
+        """The cell of one training of ours."""
         epochs = 0 if self.epochs == PHANTOM.budget.epochs else self.epochs
         return Cell(cohort_seed=self.seed, supervision=supervision, seed=seed, roles=roles, epochs=epochs)
 
     def path(self, name: str) -> Path:
-        """Where a unit lies."""
+        """The file of a unit."""
         return self.work / "units" / f"{name}.json"
 
     def _side(self, model: MMVAE, split: str) -> Side:

@@ -9,7 +9,7 @@ SEQUENCES = ("T1", "T1Gd", "T2", "FLAIR")
 
 
 def write_source(data: Path, map_of_images: Path, out: Path) -> int:
-    """`table.csv` and `map.yaml` at `out`, the images stay where they are; how many patients have both.
+    """Writes `table.csv` and `map.yaml` to `out` and gives the number of patients that have both; images stay where they are.
 
     The map is that of the images, with every radiomic feature of a sequence as a further field of the record.
     """

@@ -52,7 +52,10 @@ def real(data: Path, work: Path) -> list[Answer]:
 
 
 def phantom(work: Path, cases: int = 24) -> list[Answer]:
-    """The same of the phantom's four vendors; the truth is what each was written as, known by its b-values, phases and echo time."""
+    """(true kind, kind by rule, confidence) of each series of the phantom's four vendors.
+
+    The true kind is what the series was written as, which its b-values, phases and echo time show.
+    """
     if not (work / "phantom").exists():
         write_phantom_studies(cases, 17, work / "source", jobs=os.cpu_count() or 1)
         scan_studies(work / "source" / "studies", work / "phantom", jobs=os.cpu_count() or 1)
@@ -76,7 +79,7 @@ def phantom(work: Path, cases: int = 24) -> list[Answer]:
 
 
 def curve(answers: Sequence[Answer]) -> list[dict]:
-    """At each threshold: share answered of the series that have a kind, and how many of all answers are wrong."""
+    """For each threshold, the share of series with a kind that are answered, and how many of all answers are wrong."""
     known = [a for a in answers if a[0]]
     return [
         {

@@ -67,7 +67,7 @@ def _resident_mib() -> float:
 
 
 def _write(work: Path, studies: int, files: int) -> None:
-    """Studies of a few 16 × 16 slices, each of its own patient."""
+    """Writes studies of a few 16 × 16 slices, each of its own patient."""
     write_phantom_studies(1, 1, work / "pattern", jobs=1)
     original = sorted(
         next(

@@ -20,7 +20,7 @@ Features = Float[np.ndarray, "N F"]
 
 
 def _tensor(dataset: CaseDataset, role: str) -> tuple[Float[np.ndarray, "N V"], np.ndarray, torch.Tensor]:
-    """Voxels of a role (N, V), which cases have it, and the volumes (N, C, i, j, k); absent ones are 0."""
+    """Voxels of a role (N, V), which cases have it, and its volumes (N, C, i, j, k), 0 where a case lacks it."""
     blank = dataset.modalities[role].blank()
     observations = [dataset.observe(i, role) for i in range(len(dataset))]
     volumes = torch.stack([(observation or blank).clean().value for observation in observations])
@@ -75,7 +75,14 @@ KINDS = {"pca of voxels": _pca, "histogram": _histogram, "centre boxes": _centre
 def features(
     cohort: Cohort, cases: Sequence[Case], recipes: dict[str, Modality], training: set[str]
 ) -> dict[str, Features]:
-    """Each kind's features of all cases, roles side by side; statistics from the training patients only."""
+    """Each kind's features of all cases, roles side by side.
+
+    Args:
+        cohort: Of the cases.
+        cases: N of them.
+        recipes: Read the roles.
+        training: Patients that all statistics are fitted on.
+    """
     dataset = CaseDataset(cohort, cases, recipes, ())
     fit = np.array([case.patient in training for case in cases])
     parts: dict[str, list[Features]] = {kind: [] for kind in KINDS}

@@ -1,4 +1,4 @@
-"""Five views of one digit over five textures (the construction of PolyMNIST), and what is asked of a model of them.
+"""Five views of one digit over five textures (the construction of PolyMNIST), and what is measured of a model of them.
 
 Sutter, Daunhawer & Vogt 2021, "Generalized multimodal ELBO", arXiv:2105.02470, section 4.3: view m shows another picture of
 the same digit on a random patch of texture m, the patch inverted where the digit is drawn. Digits: MNIST; textures: five
@@ -217,7 +217,7 @@ def _pictures(model: MMVAE, cohort: Cohort, cases: Sequence[Case]) -> _Pictures:
 
 
 def _classifier(root: Path, m: int, training: _Pictures) -> nn.Module:
-    """Of one view's pictures, from the training cases alone; kept beside the cohort."""
+    """The classifier of one view's pictures, trained on training cases alone and kept beside the cohort."""
     torch.manual_seed(m)
     net = nn.Sequential(convolutions(), nn.Linear(64 * 16, 10))
     path = root / f"classifier-{m}.pt"

@@ -30,7 +30,14 @@ def reader_agreement(patients: list[Patient], seed: int = 0) -> float:
 
 
 def findings_accuracy(patients: list[Patient], train: int, noisy: bool, seed: int = 0) -> float:
-    """Best accuracy of histology from findings by two fitted classifiers, on the patients after the first `train`."""
+    """The better of two classifiers' accuracies of histology from findings.
+
+    Args:
+        patients: The first `train` fit the classifiers, the others are classified.
+        train: How many.
+        noisy: Whether findings are read with error, or true.
+        seed: Of the reading and of the random forest.
+    """
     rng, names = np.random.default_rng(seed), [t["name"] for t in TERMS]
     listed = [
         terms_of(reading(p, rng), rng) if noisy else [f"{q}: {a}" for q, a in answers(p.findings).items()]
@@ -46,7 +53,7 @@ def findings_accuracy(patients: list[Patient], train: int, noisy: bool, seed: in
 
 
 def lesion_means(case: Case, root: Path, patient: Patient) -> np.ndarray:
-    """Mean intensity within the true lesion over the body's median, each volume of each series; NaN where absent."""
+    """Mean intensity within the true lesion over the body's median, of each volume of each series; NaN where absent."""
     anatomy = anatomy_of(patient, scanner_of(patient))
     mask = (anatomy.mask[0::2] | anatomy.mask[1::2]).transpose(2, 1, 0)
     columns = []
@@ -64,7 +71,7 @@ def lesion_means(case: Case, root: Path, patient: Patient) -> np.ndarray:
 
 
 def lesion_mean_knn(cohort: Cohort, seed: int) -> float:
-    """mAP of k-NN on the lesion's mean intensities, by Euclidean distance of standardised features, test against test."""
+    """mAP of k-NN on the lesion's mean intensities among test cases, by Euclidean distance of standardised features."""
     cases = list(cohort.cases)
     patients = population(len(cases), seed)
     table = np.stack([lesion_means(c, cohort.root, p) for c, p in zip(cases, patients)])

@@ -1,4 +1,4 @@
-"""Files → cohort, over its floor: {dcmread + pixel_array + gzip level 1 of the volumes written}, same files, same cores, interleaved.
+"""Time from files to cohort over its floor: {dcmread + pixel_array + gzip level 1 of the volumes written}, same files, same cores, interleaved.
 
 python -m benchmarks.scan_speed --studies 24 --jobs 2 --results benchmarks/results/scan_speed.jsonl
 """
@@ -24,7 +24,7 @@ from mmvae.phantom.patient import population
 
 
 def floor(task: tuple[Path, list[Path], Path]) -> None:
-    """One study's files read and decoded, and the volumes that the scan wrote compressed again and written."""
+    """Reads and decodes one study's files, and compresses and writes again the volumes that the scan wrote."""
     study, volumes, out = task
     for path in study.rglob("*.dcm"):
         _ = pydicom.dcmread(path).pixel_array

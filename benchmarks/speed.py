@@ -69,7 +69,7 @@ def built(cohort: Cohort, rule: str, scale: str = "2 cores") -> MMVAE:
 
 
 def whole_batch(cohort: Cohort, model: MMVAE, size: int) -> Batch:
-    """So many cases that have every role, repeated as needed: the floor has no missing ones to skip."""
+    """A batch of cases that have every role, repeated as needed: the floor cannot skip a missing role."""
     data = CaseDataset(cohort, cohort.cases, model.modalities, ())
     single = [collate([data[i, 0]]) for i in range(len(cohort.cases))]
     whole = [i for i, batch in enumerate(single) if bool(batch.present.all())]
@@ -78,7 +78,7 @@ def whole_batch(cohort: Cohort, model: MMVAE, size: int) -> Batch:
 
 
 def floor(model: MMVAE, batch: Batch, folds: int) -> torch.Tensor:
-    """Each encoder once, each decoder once on a batch `folds` times as large, in plain PyTorch."""
+    """A loss in plain PyTorch: each encoder once, each decoder once on a batch `folds` times as large."""
     loss = torch.zeros(())
     for role in model.roles:
         observation = batch.observations[role].clean()
@@ -94,7 +94,7 @@ def floor(model: MMVAE, batch: Batch, folds: int) -> torch.Tensor:
 def stepper(
     model: MMVAE, loss: Callable[[], torch.Tensor], precision: torch.dtype | None
 ) -> Callable[[], None]:
-    """Forward, backward, optimiser."""
+    """A function that takes one step: forward, backward, optimiser."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     device = next(model.parameters()).device
 
@@ -157,7 +157,7 @@ def arithmetic(step_seconds: float) -> dict:
 
 
 def matrix_rate(device: torch.device, precision: torch.dtype | None) -> float:
-    """Floating-point operations a second of one large square matrix product, the best of ten: what the machine can do."""
+    """Floating-point operations per second of one large square matrix product, the best of ten: what the machine can do."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=precision or torch.float32) for _ in range(2))
 
@@ -184,7 +184,16 @@ def share_of_the_machine(
     precision: torch.dtype | None,
     compiled: bool,
 ) -> dict:
-    """A PoE training step's floating-point rate as a share of the machine's matrix rate at the same precision."""
+    """A PoE training step's floating-point rate as a share of the machine's matrix rate at the same precision.
+
+    Args:
+        cohort: Small; its cases are repeated.
+        scale: A key of `SCALES`.
+        rounds: Of which the median counts.
+        device: Where the step runs.
+        precision: Of autocast; None: float32.
+        compiled: Whether the bound is compiled.
+    """
     model = built(cohort, "PoE", scale).to(device)
     batch = whole_batch(cohort, model, SCALES[scale][1]).to(device)
     count = operations(stepper(model, lambda: model.bound(batch).loss, precision))
@@ -204,7 +213,16 @@ def measure(
     precision: torch.dtype | None,
     compiled: bool,
 ) -> dict:
-    """Every rule over its floor, embedding over the bare encoders, and fusion + bound."""
+    """The time of every rule over its floor, of embedding over the bare encoders, and of fusion + bound.
+
+    Args:
+        cohort: Small; its cases are repeated.
+        size: Cases per step.
+        rounds: Of which the median counts.
+        device: Where the steps run.
+        precision: Of autocast; None: float32.
+        compiled: Whether the bound is compiled.
+    """
     tasks, models = {}, {}
     for rule in RULES:
         model = built(cohort, rule).to(device)

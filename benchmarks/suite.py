@@ -36,7 +36,7 @@ class Suite:
 
     @classmethod
     def read(cls, path: Path) -> "Suite":
-        """From YAML: `cells` is a list of grids, in which a list of values is crossed with every other list.
+        """The suite of a YAML file, whose `cells` are grids: each list of values in a grid is crossed with every other.
 
         Raises:
             ValueError: naming what is unknown.
@@ -61,7 +61,10 @@ class Suite:
     # ---- tuning ------------------------------------------------------------------------------------------------------
 
     def trials(self, cell: Cell) -> list[Cell]:
-        """The configurations tried for this cell's cohort and fusion: supervision and objective of its first cell, random subsets, seed 1."""
+        """The configurations tried for this cell's cohort and fusion.
+
+        Supervision and objective are those of the pair's first cell, subsets are random, the seed is 1.
+        """
         like = replace(
             cell, visibility="random", missing=0.0, incomplete="kept", roles=(), seed=1, settings={}
         )
@@ -87,7 +90,7 @@ class Suite:
         return replace(cell, settings=json.loads(max(values, key=lambda settings: values[settings])))
 
     def todo(self, work: Path) -> Iterator[Cell]:
-        """Trials, then cells, as they can be run."""
+        """Trials, then cells, each as soon as it can be run."""
         yield from _unique(t for cell in self.cells for t in self.trials(cell))
         for cell in self.cells:
             while (tuned := self.tuned(cell, work)) is None:
@@ -151,7 +154,7 @@ def make(path: Path, run: Callable[[], tuple[dict, dict]]) -> None:
 
 
 def run(suite: Suite, work: Path) -> None:
-    """Every cell that is not there yet, and the k-NN baseline of each cohort that has folds."""
+    """Runs every cell that is not there yet, and the k-NN baseline of each cohort that has folds."""
     for bench, seed in dict.fromkeys((cell.bench.name, cell.cohort_seed) for cell in suite.cells):
         if BENCHES[bench].folds:
             make(

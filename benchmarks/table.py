@@ -12,16 +12,14 @@ import numpy as np
 from benchmarks import ceiling
 from benchmarks.benches import BENCHES
 from benchmarks.setup import IMAGES, versions
-from benchmarks.units import GROUP, load
+from benchmarks.units import GROUP, Unit, load
 from mmvae.cohort import Cohort
-from mmvae.evaluation.evaluate import average
+from mmvae.evaluation.table import average
 from mmvae.metrics.estimates import Estimate, PerPatient, paired, plain, read_estimate, summarise
 
 CEILING = "supervised ceiling"
 DEFAULT = "ours, report+findings"
 SEEDS = range(1, 10)
-
-Unit = tuple[dict[str, PerPatient], dict[str, Any]]
 Units = Mapping[str, Unit]
 
 
@@ -70,7 +68,7 @@ def _line(scores: PerPatient, entry: Entry, default: PerPatient | None, cohort: 
 
 
 def _ours(units: Units, id_of: Callable[..., str]) -> Iterator[Entry]:
-    """Each supervision, the default in other archives and by single series, and models of one series each."""
+    """Our models: each supervision, the default in other archives and by single series, and models of one series each."""
 
     def trainings(supervision: str, roles: tuple[str, ...] = ()) -> list[Unit]:
         return [units[i] for i in (id_of(supervision, seed, roles) for seed in SEEDS) if i in units]
@@ -112,7 +110,7 @@ def _neighbours(units: Units) -> Iterator[Entry]:
 
 
 def _ceilings(units: Units) -> Iterator[Entry]:
-    """The supervised ceiling that is best by validation, whole and by single series, and those of fixed roles."""
+    """The supervised ceiling that is best by validation, by all and by single series, and the ceilings of fixed roles."""
     competing = {name: unit for name, unit in units.items() if name.startswith("ceiling-")}
     if competing:
         rows, extra = max(competing.values(), key=lambda unit: unit[1]["validation_mAP"])
@@ -137,7 +135,8 @@ def _ceiling_fields(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def shares_of_ceiling(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """mAP of the default and of the row that sees labels, over the larger of the images' two ceilings."""
-    value = {line["row"]: line["metrics"][GROUP]["mAP"]["value"] for line in lines}
+    every = {line["row"]: line["metrics"][GROUP]["mAP"]["value"] for line in lines}
+    value = {row: mAP for row, mAP in every.items() if mAP is not None}
     ceilings = [value[n] for n in (CEILING, f"{CEILING}, trained on images only") if n in value]
     rows = [f"ours, {name}" for name in ("report+findings", "labels") if f"ours, {name}" in value]
     return {name: value[name] / max(ceilings) for name in rows} if ceilings else {}
@@ -155,15 +154,16 @@ def markdown(lines: list[dict[str, Any]]) -> str:
     """The table for people."""
     if not lines:
         return "No row yet.\n"
-    chance = {metric: lines[0]["metrics"][GROUP][metric]["chance"] for metric in ("mAP", "P@5")}
+    number = lambda x: "undefined" if x is None else f"{x:.3f}"  # noqa: E731
+    chance = {metric: number(lines[0]["metrics"][GROUP][metric]["chance"]) for metric in ("mAP", "P@5")}
     text = [
         f"Of the ceiling: {', '.join(f'{name} {share:.2f}' for name, share in shares_of_ceiling(lines).items())}.",
         "",
         "| row | seeds | mAP (95 %) | P@5 (95 %) | default minus row, mAP |",
         "| --- | --- | --- | --- | --- |",
-        f"| chance | | {chance['mAP']:.3f} | {chance['P@5']:.3f} | |",
+        f"| chance | | {chance['mAP']} | {chance['P@5']} | |",
     ]
-    for line in sorted(lines, key=lambda line: line["metrics"][GROUP]["mAP"]["value"]):
+    for line in sorted(lines, key=lambda line: line["metrics"][GROUP]["mAP"]["value"] or 0.0):
         metrics = line["metrics"]
         mAP, p_at_5 = (span(read_estimate(metrics[GROUP][metric])) for metric in ("mAP", "P@5"))
         paired_keys = [key for key in metrics if key.startswith("paired/")]

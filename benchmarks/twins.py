@@ -33,7 +33,14 @@ from mmvae.splits import Split, Splits
 
 
 def write_twins(cohort: Cohort, sizes: tuple[int, ...], seed: int, out: Path) -> Cohort:
-    """The cohort at `out`, written unless it is there: the test patients of a phantom, each on the scanner after her own."""
+    """The test patients of a phantom, each on the scanner after her own: a cohort at `out`, written unless it is there.
+
+    Args:
+        cohort: The phantom.
+        sizes: Its training, validation and test patients.
+        seed: Of its patients.
+        out: Folder of the twins.
+    """
     if out.exists():
         return Cohort.load(out)
     names = list(parameters()["scanners"])
@@ -84,8 +91,8 @@ def agreement(model: MMVAE, cohort: Cohort, twins: Cohort) -> dict:
     }
 
 
-def correlation(a: np.ndarray, b: np.ndarray, own: int) -> float:
-    """Spearman's, over the archive cases that both lists rank, without the query's own."""
+def correlation(a: np.ndarray, b: np.ndarray, own: int | np.integer) -> float:
+    """Spearman's rank correlation over the archive cases that both lists rank, without the query's own."""
     keep = np.isfinite(a) & np.isfinite(b)
     keep[own] = False
     return float(stats.spearmanr(a[keep], b[keep]).statistic)

@@ -17,9 +17,12 @@ from benchmarks.__main__ import main
 from benchmarks.baseline import knn
 from benchmarks.benches import BENCHES
 from benchmarks.cell import Cell, series_of, thinned
-from benchmarks.report import pooled, ratio_interval, write
+from benchmarks.curves import pooled
+from benchmarks.report import write
+from benchmarks.sections import ratio_interval
 from benchmarks.suite import Suite, claimed
-from benchmarks.units import GROUP, load
+from benchmarks.table import markdown
+from benchmarks.units import GROUP, load, save
 from mmvae.cli import main as mmvae
 from mmvae.cohort import Cohort
 from mmvae.latent.fusion import Hellinger, MomentMatched
@@ -77,6 +80,21 @@ def test_what_is_there_is_not_run_again_and_a_dead_process_claims_nothing(work, 
         np.testing.assert_array_equal(
             row.value.table, after[0][key].value.table
         )  # the same seed, the same run
+
+
+def test_a_unit_file_of_an_earlier_release_loads_and_is_saved_as_it_was(tmp_path):
+    content = {
+        "rows": {GROUP: {"patients": ["p1", "p2"], "value": [[1.0, 0.2, 0.1, 0.5, 0.25], [0.0, 0.0, 0.0, float("nan"), 1.0]],
+                         "chance": [[0.1] * 5, [0.2] * 5]}},
+        "validation_mAP": 0.4, "seconds": 3.5,
+    }  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    rows, extra = load(tmp_path / "old.json")
+    assert rows[GROUP].patients == ("p1", "p2")
+    assert rows[GROUP].value["nDCG@10"].tolist() == [0.25, 1.0]
+    assert extra == {"validation_mAP": 0.4, "seconds": 3.5}
+    save(tmp_path / "new.json", rows, extra)
+    assert (tmp_path / "new.json").read_bytes() == (tmp_path / "old.json").read_bytes()
 
 
 def test_a_unit_that_another_process_makes_is_left_to_it(tmp_path):
@@ -174,6 +192,21 @@ def test_every_suite_reads_and_no_two_cells_share_a_file():
     for path in (ROOT / "benchmarks" / "suites").glob("*.yaml"):
         ids = [cell.id for cell in Suite.read(path).cells]
         assert len(ids) == len(set(ids)) > 0
+
+
+def test_a_table_in_which_nothing_is_relevant_says_undefined_and_sorts_by_map():
+    estimate = lambda v: {"value": v, "low": v, "high": v, "chance": v, "n": 9 if v else 0}  # noqa: E731
+    line = lambda name, v: {
+        "row": name,
+        "seeds": 1,
+        "metrics": {GROUP: {"mAP": estimate(v), "P@5": estimate(v)}},
+    }  # noqa: E731
+    rows = [line("ours, labels", 0.5), line("ours, report+findings", None), line("supervised ceiling", None)]
+    text = markdown(rows)
+    assert "| ours, report+findings | 1 | undefined | undefined |" in text
+    assert text.index("supervised ceiling") < text.index("| ours, labels | 1 | 0.500 (0.500–0.500) |")
+    rows[2] = line("supervised ceiling", 0.4)
+    assert markdown(rows).startswith("Of the ceiling: ours, labels 1.25.\n")
 
 
 def test_pooling_and_ratios_by_loops():

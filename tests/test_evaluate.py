@@ -10,8 +10,9 @@ import pytest
 from mmvae.cli import main
 from mmvae.cohort import Cohort
 from mmvae.errors import InputError
-from mmvae.evaluation.evaluate import evaluate, subsets_of
+from mmvae.evaluation.evaluate import evaluate
 from mmvae.evaluation.report import write_evaluation
+from mmvae.evaluation.table import subsets_of
 from mmvae.metrics.scores import METRICS
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import embed

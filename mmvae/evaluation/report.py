@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmvae.atomic import new_folder
 from mmvae.cohort import Cohort
-from mmvae.evaluation.evaluate import Table, evaluate
+from mmvae.evaluation.evaluate import evaluate
 from mmvae.evaluation.plots import by_class, space_map, subset_curve
+from mmvae.evaluation.table import Table
 from mmvae.metrics.estimates import Estimate, plain
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import embed

@@ -80,7 +80,7 @@ def write_page(
         f"<title>{escape(words.title)}</title><style>{STYLE}{_MORE}</style><h1>{escape(words.title)}</h1>"
         "<p class=warn>Research software, not a medical device. The patients are digital: "
         f"the scores prove engineering, never clinical value.</p><p>{words.lead}</p>{examples}"
-        f"<h2>Search by yourself</h2><pre>{escape(words.command)}</pre>"
+        f"<h2>Search yourself</h2><pre>{escape(words.command)}</pre>"
         f"<h2>How good it is</h2><p class=note>Queries: test cases. Archive: {escape(str(protocol['archive']))} cases, "
         "own patient excluded, formed from the roles that each query has. Supervision in training: "
         f"{escape(', '.join(protocol['supervision']))}; none of it is in a query. Brackets: 95 % bootstrap over patients.</p>"

@@ -1,0 +1,171 @@
+"""Every row of one fold: all subsets, matched, joint and late, in each archive."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmvae.case import Case, Relevance
+from mmvae.cohort import Cohort
+from mmvae.errors import InputError
+from mmvae.evaluation.ranking import Distances, Ranking, Side, choose_late_rule
+from mmvae.evaluation.table import key_of, subsets_of
+from mmvae.latent.fusion import PoE
+from mmvae.latent.space import RetrievalSpace
+from mmvae.metrics.estimates import PerPatient, by_patient
+from mmvae.model import MMVAE
+from mmvae.retrieval.embed import embed
+from mmvae.retrieval.experts import Experts
+from mmvae.retrieval.search import ArchiveRoles
+from mmvae.splits import PARTS, Split
+
+
+@dataclass
+class _Fold:
+    """One fold's queries, archives and ranking, and its rows so far."""
+
+    ranking: Ranking
+    query: Side
+    archives: Mapping[str, Side]
+    headline: str
+    rows: dict[str, PerPatient]
+
+    def everyone(self, using: Iterable[str]) -> np.ndarray:
+        """The queries that have any of these roles."""
+        return np.flatnonzero(self.query.experts.having(using).any(1))
+
+    def add(
+        self, key: str, archive: str, which: np.ndarray, rank: Callable[[Side, np.ndarray], Distances]
+    ) -> None:
+        """Adds a row of the queries `which` in an archive; its key names the archive unless that is the headline's.
+
+        Args:
+            key: Of the row.
+            archive: A key of `archives`.
+            which: Numbers of the queries.
+            rank: The distances of such queries in an archive.
+        """
+        if not len(which):
+            return
+        side = self.archives[archive]
+        distance, usable = rank(side, which)
+        cases = [self.query.cases[i] for i in which]
+        value, chance = self.ranking.judge(distance, usable, cases, side.cases)
+        prefix = "" if archive == self.headline else f"{archive}/"
+        self.rows[prefix + key] = by_patient([case.patient for case in cases], value, chance)
+
+    def add_points(
+        self, key: str, archive: str, which: np.ndarray, using: Sequence[str], roles: ArchiveRoles
+    ) -> None:
+        """Adds a row ranked by points of the space, queries formed of the roles `using`."""
+        self.add(key, archive, which, lambda a, w: self.ranking.table(self.query, a, w, using, roles))
+
+
+def evaluate_fold(
+    models: Sequence[MMVAE],
+    cohort: Cohort,
+    split: Split,
+    headline: str,
+    relevance: Sequence[Relevance],
+    cache: Path | None = None,
+) -> dict[str, PerPatient]:
+    """Every row of one fold, by patient.
+
+    Args:
+        models: One, or several with one query role each (late fusion of separate models).
+        cohort: Of the cases.
+        split: Its test patients ask; they and the training patients are the archives.
+        headline: The archive whose rows have no prefix: `unseen` or `training`.
+        relevance: What counts as similar.
+        cache: Folder for observations as read.
+
+    Raises:
+        InputError: where no test case has a label, or the headline's archive holds none.
+    """
+    sides = _sides(models, cohort, split, relevance, cache)
+    fold = _fold(models, sides, headline, tuple(relevance))
+    using = {"full": fold.query.experts.query_roles}
+    late = "rrf"
+    if "validation" in sides and len(sides["validation"].cases) > 1:
+        late = choose_late_rule(fold.ranking, sides["validation"], using["full"])
+    several = len(models) > 1
+    if not several:
+        using |= {f"group/{name}": tuple(members) for name, members in models[0].groups.items()}
+    for archive in fold.archives:
+        if several:
+            for role in using["full"]:
+                fold.add_points(role, archive, fold.everyone([role]), [role], "matched")
+        else:
+            _add_rows_of_one_model(fold, archive, using)
+        if several or archive == headline:
+            for name, roles in using.items():
+                rank = lambda a, w, u=roles: fold.ranking.late(fold.query, a, w, u, late)  # noqa: E731
+                fold.add(f"late/{name}", archive, fold.everyone(roles), rank)
+    return fold.rows
+
+
+def _add_rows_of_one_model(fold: _Fold, archive: str, using: Mapping[str, Sequence[str]]) -> None:
+    """Adds the rows of every subset, of the named sets and, in the headline's archive, of joint points and points with answers.
+
+    A subset's queries have all its roles; those of a named set have at least one.
+    """
+    had = fold.query.experts
+    for subset in subsets_of(using["full"]):
+        whole = np.flatnonzero(had.having(subset).sum(1) == len(subset))
+        fold.add_points(key_of(subset), archive, whole, subset, "matched")
+    for name, roles in using.items():
+        fold.add_points(name, archive, fold.everyone(roles), roles, "matched")
+        if archive == fold.headline:
+            fold.add_points(f"joint/{name}", archive, fold.everyone(roles), roles, "joint")
+            fold.add_points(f"with_answers/{name}", archive, fold.everyone(roles), roles, "with_answers")
+
+
+def _sides(
+    models: Sequence[MMVAE], cohort: Cohort, split: Split, relevance: Sequence[Relevance], cache: Path | None
+) -> dict[str, Side]:
+    """The labelled cases of each part of the split that has any case."""
+    sides = {}
+    for name in PARTS:
+        patients = set(split.part(name))
+        cases = [case for case in cohort.cases if case.patient in patients]
+        if not cases and name == "test":
+            raise InputError("the test split holds no case; evaluation needs some")
+        if cases:
+            sides[name] = Side.of(cases, _experts(models, cohort, cases, cache), relevance)
+    if not sides["test"].cases:
+        wanted = [list(level.same) for level in relevance]
+        raise InputError(f"no test case has the labels {wanted}; nothing to evaluate")
+    return sides
+
+
+def _fold(
+    models: Sequence[MMVAE], sides: Mapping[str, Side], headline: str, relevance: tuple[Relevance, ...]
+) -> _Fold:
+    archives = {"unseen": sides["test"]}
+    if "train" in sides and sides["train"].cases:
+        archives["training"] = sides["train"]
+    if headline not in archives:
+        raise InputError(f"the {headline} archive holds no labelled case")
+    space = models[0].space
+    if len(models) > 1:  # their experts are points already
+        space = RetrievalSpace(PoE(prior_expert=False), distance=space.distance)
+    return _Fold(Ranking(space, relevance), sides["test"], archives, headline, {})
+
+
+def _experts(models: Sequence[MMVAE], cohort: Cohort, cases: Sequence[Case], cache: Path | None) -> Experts:
+    """The experts of one model; or the points of several single-role models side by side, as experts of their roles."""
+    parts = [embed(model, cohort, cases, cache=cache) for model in models]
+    if len(parts) == 1:
+        return parts[0]
+    names = [role for part in parts for role in part.query_roles]
+    if len(set(names)) != len(names):
+        raise InputError(
+            f"the checkpoints share the roles {sorted({n for n in names if names.count(n) > 1})}; for late fusion give one per role"
+        )
+    # Each model's own point, as the expert of its role; a space of fewer dimensions is filled up with zeros.
+    points = [part.points(model.space, part.having(part.query_roles)) for model, part in zip(models, parts)]
+    widest = max(point.shape[1] for point in points)
+    mean = np.stack([np.pad(point, ((0, 0), (0, widest - point.shape[1]))) for point in points], 1)
+    present = np.stack([part.having(part.query_roles).any(1) for part in parts], 1)
+    return Experts(tuple(names), (), parts[0].case_ids, mean, np.zeros_like(mean), present)
