@@ -301,7 +301,7 @@ def _case(plain: Mapping[str, Any], place: str) -> Case:
     for name in ("case_id", "patient"):
         if not isinstance(known.get(name), str):
             raise InputError(f"{place}: the field {name!r} is {known.get(name)!r}, expected a string")
-    if Path(known["case_id"]).name != known["case_id"]:  # it names a folder of the cohort
+    if known["case_id"] in ("", "..") or Path(known["case_id"]).name != known["case_id"]:  # it names a folder
         raise InputError(f"{place}: case_id is {known['case_id']!r}, expected a name without '/'")
     assets = enumerate(_list(known, "assets", place))
     known["assets"] = tuple(_asset(asset, f"{place}: asset {number}") for number, asset in assets)
