@@ -71,7 +71,17 @@ def flags() -> set[str]:
     """Every option of the real parser, of its commands, and LightningCLI's."""
     from mmvae.cli.command_line import _parser
 
-    found = {"--model", "--data", "--trainer", "--ckpt_path", "--print_config", "--config", "--profile", "-c"}
+    found = {
+        "--model",
+        "--data",
+        "--trainer",
+        "--ckpt_path",
+        "--print_config",
+        "--config",
+        "--profile",
+        "--trust",
+        "-c",
+    }
     waiting = [_parser()]
     while waiting:
         for action in waiting.pop()._actions:
