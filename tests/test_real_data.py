@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from mmvae.cli import main
 from mmvae.cohort import Cohort
 
@@ -182,3 +184,8 @@ def test_tcga_lgg_has_77_patients_and_only_the_sequences_that_exist(real_data, t
         assert found == sum(int(r[column]) for r in rows)
     assert not any("TCGA" in line for line in (tmp_path / "c" / "cases.jsonl").read_text().splitlines())
     assert cohort.card.answers.fields == ("histological_type", "grade")
+
+
+@pytest.mark.parametrize("name", ["tcga_lgg_mri", "ms_mri", "glioma_nifti", "spinal_cord_mri"])
+def test_what_is_set_is_complete(real_data, name):
+    assert (real_data / name / "README.md").is_file()
