@@ -121,12 +121,14 @@ def _instance(plain: object, kinds: tuple[type, ...], depth: int) -> Any:
 
 
 def _value(item: object, annotation: object, place: str, depth: int) -> object:
-    """A value of a field, where it fits the annotation; lists become tuples."""
+    """A value of a field, where it fits the annotation; lists become tuples, and a whole number a float where one is wanted."""
     if depth > DEEPEST:
         raise InputError(f"{place} is nested more than {DEEPEST} levels deep; the file is damaged or hostile")
     choices = _choices(annotation)
     if isinstance(item, Mapping):
         return _instance(item, _classes_in(annotation), depth)
+    if type(item) is int and float in choices and int not in choices and abs(item) < 2**53:
+        return float(item)
     if isinstance(item, list | tuple):
         for choice in choices:
             parts = _parts(choice, len(item))
