@@ -294,9 +294,9 @@ def test_any_values_of_the_fields_types_come_back(size, spacing, name, flip, wei
 
 def test_init_args_may_be_left_out_and_a_whole_number_is_a_number(trusting):
     assert from_plain({"class_path": f"{__name__}.Grid"}, Recipe) == Grid()
-    assert from_plain(here("Grid", spacing_mm=[1, 2.5], weight=3), Recipe) == Grid(
-        spacing_mm=(1, 2.5), weight=3
-    )
+    grid = from_plain(here("Grid", spacing_mm=[1, 2.5], weight=3, size=2), Recipe)
+    assert grid == Grid(spacing_mm=(1.0, 2.5), weight=3.0, size=2)
+    assert [type(value) for value in (*grid.spacing_mm, grid.weight, grid.size)] == [float, float, float, int]
 
 
 def test_a_field_s_old_name_is_read_as_its_new_one(trusting):
