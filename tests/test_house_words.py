@@ -32,7 +32,7 @@ DYNAMIC = {
     "mmvae.case": "names that stood here until 0.1, from a fixed table",
     "mmvae.modality": "names that stood here until 0.1, from a fixed table",
     "mmvae": "the names of `import mmvae`, from a fixed table",
-    "mmvae.cli.allowed": "modules that the user types on the command line; a configuration file cannot reach it",
+    "mmvae.cli.allowed": "modules that the user typed, and class paths that the allow-list of the parser has passed",
 }
 # Class names that end like a participle and are words of the field.
 TERMS_OF_THE_FIELD = {"MomentMatched": "a moment-matched Gaussian is the field's term"}
