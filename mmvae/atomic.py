@@ -25,6 +25,15 @@ def built_beside(target: Path, label: str = "writing") -> Iterator[Path]:
     Args:
         target: Where the result will stand; its parents are made.
         label: Last part of the hidden name, so that two steps of one command do not meet.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with built_beside(Path(folder) / "report.txt") as beside:
+    ...         _ = beside.write_text("whole")
+    ...         print((Path(folder) / "report.txt").exists())
+    ...     print((Path(folder) / "report.txt").read_text())
+    False
+    whole
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{label}")
@@ -52,7 +61,14 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or, where writing fails, as it was before."""
+    """Writes a file that is there whole or, where writing fails, as it was before.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "a" / "key", b"secret")
+    ...     print((Path(folder) / "a" / "key").read_bytes())
+    b'secret'
+    """
     with built_beside(path, f"{os.getpid()}") as beside:
         beside.write_bytes(data)
 

@@ -85,10 +85,14 @@ class Field:
     values: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        """As written to `card.json`."""
-        return {"type": self.type, "unit": self.unit} if self.type == "number" else {
-            "type": self.type, "values": list(self.values)
-        }  # fmt: skip
+        """The field as `card.json` holds it.
+
+        >>> Field("category", values=("pre", "post")).plain()
+        {'type': 'category', 'values': ['pre', 'post']}
+        """
+        if self.type == "number":
+            return {"type": self.type, "unit": self.unit}
+        return {"type": self.type, "values": list(self.values)}
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ class View:
     frame_mm: PointMM | None = None
 
     def path(self, asset: Asset) -> Path:
-        """Where the asset's file lies."""
+        """Where the asset's file lies.
+
+        >>> View(Path("cohort")).path(Asset("volume", "cases/c1/t2.nii.gz", "")).as_posix()
+        'cohort/cases/c1/t2.nii.gz'
+        """
         return self.root / asset.uri
 
 

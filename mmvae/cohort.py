@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mmvae.case import ASSET_TYPES, Answers, Asset, Card, Case, Field, Lesion, PointMM, Relevance
+from mmvae.case import ASSET_TYPES, Answers, Asset, Card, Case, Field, Lesion, PointMM, Relevance, Value
 from mmvae.errors import InputError
 from mmvae.splits import Splits
 
@@ -57,7 +57,11 @@ class Cohort:
         return tuple(case for case in self.cases if case.patient in patients)
 
     def case(self, case_id: str) -> Case:
-        """The case with this id."""
+        """The case with this id.
+
+        Raises:
+            InputError: where the cohort has none.
+        """
         for case in self.cases:
             if case.case_id == case_id:
                 return case
@@ -82,7 +86,11 @@ def plain_case(case: Case) -> dict[str, Any]:
 
 
 def cases_jsonl(cases: Iterable[Case]) -> str:
-    """The text of cases.jsonl: one case per line."""
+    """The text of cases.jsonl: one case per line.
+
+    >>> print(cases_jsonl([Case("c1", "p1", record={"age_years": 57})])[:44])
+    {"case_id": "c1", "patient": "p1", "assets":
+    """
     lines = (json.dumps(plain_case(case), allow_nan=False, ensure_ascii=False) + "\n" for case in cases)
     return "".join(lines)
 
@@ -109,30 +117,56 @@ def read_card(plain: Mapping[str, Any]) -> Card:
     """
     known = _known(Card, plain)
     for name in ("name", "source"):
-        if name not in known:
-            raise InputError(f"card.json: the field {name!r} is missing")
-    answers = known.get("answers", {})
+        if not isinstance(known.get(name), str):
+            raise InputError(f"card.json: the field {name!r} is {known.get(name)!r}, expected a word")
+    if not isinstance(known.get("phantom", ""), str):
+        raise InputError(f"card.json: the field 'phantom' is {known['phantom']!r}, expected a hash")
+    for name in ("counts", "assumed"):
+        known[name] = _object(known, name, "card.json")
+    answers = _object(known, "answers", "card.json")
     known["answers"] = Answers(
-        tuple(answers.get("kinds", ())), bool(answers.get("terms", False)), tuple(answers.get("fields", ()))
+        _words(answers, "kinds", "card.json answers"),
+        bool(answers.get("terms", False)),
+        _words(answers, "fields", "card.json answers"),
     )
-    known["fields"] = {name: read_field(name, field) for name, field in known.get("fields", {}).items()}
-    known["relevance"] = read_relevance(known.get("relevance", ()))
-    for name in ("terms", "targets", "reference", "deidentification"):
-        known[name] = tuple(known.get(name, ()))
+    fields = _object(known, "fields", "card.json")
+    known["fields"] = {name: read_field(name, field) for name, field in fields.items()}
+    known["relevance"] = read_relevance(_list(known, "relevance", "card.json"))
+    known["terms"] = _list(known, "terms", "card.json")
+    if not all(isinstance(term, Mapping) for term in known["terms"]):
+        raise InputError(
+            "card.json: the field 'terms' holds something that is no object; expected a name for each term"
+        )
+    for name in ("targets", "reference", "deidentification"):
+        known[name] = _words(known, name, "card.json")
     return Card(**known)
 
 
 def read_field(name: str, plain: Any) -> Field:
-    """A record field as `Field.plain` gave it."""
+    """A record field as `Field.plain` gave it.
+
+    >>> read_field("age_years", {"type": "number", "unit": "years"})
+    Field(type='number', unit='years', values=())
+    """
     if not isinstance(plain, Mapping) or plain.get("type") not in ("number", "category"):
         raise InputError(f"the record field {name!r} is {plain!r}; expected its type, number or category")
-    if plain["type"] == "number":
-        return Field("number", plain.get("unit"))
-    return Field("category", None, tuple(map(str, plain.get("values", ()))))
+    if plain["type"] == "category":
+        return Field("category", None, tuple(map(str, _list(plain, "values", f"the record field {name!r}"))))
+    unit = plain.get("unit")
+    if unit is not None and not isinstance(unit, str):
+        raise InputError(f"the record field {name!r} has the unit {unit!r}; expected a word")
+    return Field("number", unit)
 
 
 def read_relevance(plain: Iterable[Any]) -> tuple[Relevance, ...]:
-    """Graded relevance as a card or a MAP holds it: `[{gain: 2, same: [histology]}, …]`, the first match counts."""
+    """Graded relevance as a card or a MAP holds it; the first level whose labels are all the same counts.
+
+    Raises:
+        InputError: where a level lacks its gain or its labels.
+
+    >>> read_relevance([{"gain": 2, "same": ["histology"]}, {"gain": 1, "same": ["malignant"]}])
+    (Relevance(gain=2, same=('histology',)), Relevance(gain=1, same=('malignant',)))
+    """
     levels = []
     for level in plain:
         gain, same = (level.get("gain"), level.get("same")) if isinstance(level, Mapping) else (None, None)
@@ -160,7 +194,7 @@ def _cases(lines: Iterable[str]) -> tuple[Case, ...]:
 
 
 def _json(text: str, place: str) -> dict[str, Any]:
-    def refuse(constant):
+    def refuse(constant: str) -> None:
         raise InputError(f"{place}: found {constant}; a missing value is absent or null. Remove the field.")
 
     try:
@@ -169,6 +203,8 @@ def _json(text: str, place: str) -> dict[str, Any]:
         raise InputError(
             f"{place}: not JSON ({error.msg} at column {error.colno}); expected one object"
         ) from error
+    except RecursionError as error:
+        raise InputError(f"{place}: nested too deep to be read; expected one object") from error
     if not isinstance(value, dict):
         raise InputError(f"{place}: found a {type(value).__name__}, expected an object")
     return value
@@ -179,25 +215,85 @@ def _known(cls: Any, plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name in names and value is not None}
 
 
+def _object(plain: Mapping[str, Any], name: str, place: str) -> Mapping[str, Any]:
+    """A field that holds an object; an empty one where it is missing."""
+    value = plain.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"{place}: the field {name!r} is {value!r}, expected an object")
+    return value or {}
+
+
+def _list(plain: Mapping[str, Any], name: str, place: str) -> tuple[Any, ...]:
+    """A field that holds a list; an empty one where it is missing."""
+    value = plain.get(name)
+    if value is not None and not isinstance(value, list | tuple):
+        raise InputError(f"{place}: the field {name!r} is {value!r}, expected a list")
+    return tuple(value or ())
+
+
+def _words(plain: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
+    """A field that holds a list of words; an empty one where it is missing."""
+    words = _list(plain, name, place)
+    if not all(isinstance(word, str) for word in words):
+        raise InputError(f"{place}: the field {name!r} is {list(words)!r}, expected a list of words")
+    return words
+
+
+def _values(plain: Mapping[str, Any], name: str, place: str) -> dict[str, Value]:
+    """A field that holds a number or a word for each of its names; what is null is missing."""
+    values = {field: value for field, value in _object(plain, name, place).items() if value is not None}
+    for field, value in values.items():
+        number = isinstance(value, int | float) and math.isfinite(value)
+        if not number and not isinstance(value, str):
+            raise InputError(
+                f"{place}: {name} field {field!r} is {value!r}, expected a finite number or a string"
+            )
+    return values
+
+
 def _point(value: Any, place: str) -> PointMM:
-    if not (isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value)):
+    numbers = isinstance(value, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+    if not numbers or len(value) != 3:
         raise InputError(f"{place}: found {value!r}, expected three numbers in mm (LPS)")
     x, y, z = map(float, value)
     return x, y, z
 
 
-def _asset(plain: Mapping[str, Any], place: str) -> Asset:
-    missing = [name for name in ("type", "uri", "sha256") if name not in plain]
-    if missing:
-        raise InputError(f"{place} lacks {missing[0]!r}")
+def _asset(plain: Any, place: str) -> Asset:
+    if not isinstance(plain, Mapping):
+        raise InputError(f"{place} is {plain!r}, expected an object")
+    for name in ("type", "uri", "sha256"):
+        if name not in plain:
+            raise InputError(f"{place} lacks {name!r}")
+        if not isinstance(plain[name], str):
+            raise InputError(f"{place}: the field {name!r} is {plain[name]!r}, expected a word")
     if plain["type"] not in ASSET_TYPES:
         raise InputError(f"{place} has type {plain['type']!r}, expected one of {', '.join(ASSET_TYPES)}")
-    if Path(plain["uri"]).is_absolute() or ".." in Path(plain["uri"]).parts:
+    if _leaves(plain["uri"]):
         raise InputError(f"{place} has a uri that leaves the cohort; expected one relative to it")
     known = _known(Asset, plain)
-    if isinstance(known.get("files"), list):
-        known["files"] = tuple(known["files"])
+    known["facts"] = _object(known, "facts", place)
+    for name in ("kind", "runner_up"):
+        if not isinstance(known.get(name, ""), str):
+            raise InputError(f"{place}: the field {name!r} is {known[name]!r}, expected a word")
+    if not isinstance(known.get("confidence", 0.0), int | float):
+        raise InputError(f"{place}: the field 'confidence' is {known['confidence']!r}, expected a number")
+    if not isinstance(known.get("files"), Mapping):
+        known["files"] = _words(known, "files", place)
     return Asset(**known)
+
+
+def _leaves(uri: str) -> bool:
+    return Path(uri).is_absolute() or ".." in Path(uri).parts
+
+
+def _lesion(plain: Mapping[str, Any], place: str) -> Lesion:
+    point, mask = _point(plain.get("point_mm"), f"{place}.point_mm"), plain.get("mask")
+    if mask is not None and not isinstance(mask, str):
+        raise InputError(f"{place}.mask is {mask!r}, expected a uri")
+    if mask is not None and _leaves(mask):
+        raise InputError(f"{place}.mask leaves the cohort; expected a uri relative to it")
+    return Lesion(point, mask)
 
 
 def _case(plain: Mapping[str, Any], place: str) -> Case:
@@ -205,23 +301,22 @@ def _case(plain: Mapping[str, Any], place: str) -> Case:
     for name in ("case_id", "patient"):
         if not isinstance(known.get(name), str):
             raise InputError(f"{place}: the field {name!r} is {known.get(name)!r}, expected a string")
-    assets = enumerate(known.get("assets", ()))
+    if known["case_id"] in ("", "..") or Path(known["case_id"]).name != known["case_id"]:  # it names a folder
+        raise InputError(f"{place}: case_id is {known['case_id']!r}, expected a name without '/'")
+    assets = enumerate(_list(known, "assets", place))
     known["assets"] = tuple(_asset(asset, f"{place}: asset {number}") for number, asset in assets)
-    record = {name: value for name, value in known.get("record", {}).items() if value is not None}
-    for name, value in record.items():
-        if not isinstance(value, int | float | str) or (
-            isinstance(value, float) and not math.isfinite(value)
-        ):
-            raise InputError(
-                f"{place}: record field {name!r} is {value!r}, expected a finite number or a string"
-            )
-    known["record"] = record
-    known["labels"] = {k: v for k, v in known.get("labels", {}).items() if v is not None}
+    known["record"] = _values(known, "record", place)
+    known["labels"] = _values(known, "labels", place)
+    sources = _values(known, "label_source", place)
+    if not all(isinstance(source, str) for source in sources.values()):
+        raise InputError(f"{place}: the field 'label_source' is {sources!r}, expected a word for each label")
+    known["label_source"] = sources
+    if not isinstance(known.get("frame_from", ""), str):
+        raise InputError(f"{place}: the field 'frame_from' is {known['frame_from']!r}, expected a word")
     if "terms" in known:
-        known["terms"] = tuple(known["terms"])
+        known["terms"] = _words(known, "terms", place)
     if "lesion" in known:
-        point = _point(known["lesion"].get("point_mm"), f"{place} lesion.point_mm")
-        known["lesion"] = Lesion(point, known["lesion"].get("mask"))
+        known["lesion"] = _lesion(_object(known, "lesion", place), f"{place} lesion")
     if "frame_mm" in known:
         known["frame_mm"] = _point(known["frame_mm"], f"{place} frame_mm")
     return Case(**known)

@@ -7,6 +7,10 @@ class InputError(ValueError):
     Args:
         message: The line. It names fields, never the flags of a command.
         field: The argument that was refused, where there is one; the command line puts its flag in front.
+
+    >>> error = InputError("folds are 2; expected 3 or more", "folds")
+    >>> error.field, error.exit_status
+    ('folds', 1)
     """
 
     exit_status = 1

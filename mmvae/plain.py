@@ -6,15 +6,17 @@ named with `trust`. Nothing else is imported and nothing else is called, whateve
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mmvae.errors import InputError
 
 T = TypeVar("T")
 
 PLUGINS = "mmvae.modalities"  # the entry-point group of modality plugins
+DEEPEST = 16  # levels of classes and lists within each other; a file that nests deeper was written to do harm
 
 # Class paths that earlier releases wrote → where the class is now.
 MOVED = {
@@ -38,7 +40,11 @@ def trust(module: str) -> None:
 
 
 def trusted_modules() -> set[str]:
-    """Modules whose classes a file may name: mmvae, those of installed plugins, and those given to `trust`."""
+    """Modules whose classes a file may name: mmvae, those of installed plugins, and those given to `trust`.
+
+    >>> "mmvae" in trusted_modules(), "os" in trusted_modules()
+    (True, False)
+    """
     plugins = {point.module.split(".")[0] for point in entry_points(group=PLUGINS)}
     return {"mmvae", *plugins, *_trusted}
 
@@ -71,59 +77,121 @@ def from_plain(plain: object, kind: type[T]) -> T:
         kind: Class that the result must be an instance of.
 
     Raises:
-        InputError: where the class is of another kind, from a module that is not trusted, not installed, or does not take
-            the arguments.
+        InputError: where the class is of another kind, from a module that is not trusted, or not installed, or where the
+            arguments are not those of its fields.
+
+    >>> from mmvae.latent.fusion import Fusion
+    >>> from_plain({"class_path": "mmvae.latent.fusion.PoE", "init_args": {"prior_expert": False}}, Fusion)
+    PoE(prior_expert=False)
+    >>> from_plain({"class_path": "os.system", "init_args": {"command": "true"}}, Fusion)
+    Traceback (most recent call last):
+    mmvae.errors.InputError: the file names os.system, and os is neither part of mmvae nor of an installed plugin: ...
     """
-    cls = _class_of(plain, (kind,))
-    return _instance(cls, plain["init_args"] if isinstance(plain, Mapping) else {})
+    return _instance(plain, (kind,), 0)
 
 
-def _instance(cls: type[T], arguments: object) -> T:
+def _instance(plain: object, kinds: tuple[type, ...], depth: int) -> Any:
+    cls = _class_of(plain, kinds)
+    arguments = plain.get("init_args", {}) if isinstance(plain, Mapping) else {}
     if not isinstance(arguments, Mapping):
-        raise InputError(f"{cls.__name__} has init_args {arguments!r}; expected a value for each field")
-    hints = get_type_hints(cls)
+        raise InputError(f"{cls.__name__} has init_args {_short(arguments)}; expected a value for each field")
     renamed = getattr(cls, "renamed_fields", {})
     known = {renamed.get(name, name): value for name, value in arguments.items()}
-    unknown = sorted(set(known) - {f.name for f in dataclasses.fields(cls)})  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(_short(name) for name in set(known) - set(fields))
     if unknown:
         raise InputError(
-            f"{cls.__name__} has no field {unknown[0]!r}; the file was written by another version of {cls.__module__}. "
+            f"{cls.__name__} has no field {unknown[0]}; the file was written by another version of {cls.__module__}. "
             "Install that version"
         )
+    hints = get_type_hints(cls)
+    values = {}
+    for name, item in known.items():
+        # A default may be a value that the annotation does not allow (None for "not fitted yet").
+        annotation = Any if item is None and fields[name].default is None else hints[name]
+        values[name] = _value(item, annotation, f"{cls.__name__}.{name}", depth + 1)
     try:
-        return cls(**{name: _value(item, _classes_in(hints[name])) for name, item in known.items()})
-    except (TypeError, ValueError) as error:
+        return cls(**values)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{cls.__name__} does not take the values that the file gives it ({error})"
+            f"{cls.__name__} does not take the values that the file gives it ({_one_line(error)})"
         ) from error
 
 
-def _value(item: object, kinds: tuple[type, ...]) -> object:
+def _value(item: object, annotation: object, place: str, depth: int) -> object:
+    """A value of a field, where it fits the annotation; lists become tuples, and a whole number a float where one is wanted."""
+    if depth > DEEPEST:
+        raise InputError(f"{place} is nested more than {DEEPEST} levels deep; the file is damaged or hostile")
+    choices = _choices(annotation)
     if isinstance(item, Mapping):
-        return _instance(_class_of(item, kinds), item.get("init_args"))
+        return _instance(item, _classes_in(annotation), depth)
+    if type(item) is int and float in choices and int not in choices and abs(item) < 2**53:
+        return float(item)
     if isinstance(item, list | tuple):
-        return tuple(_value(each, kinds) for each in item)
-    if item is None or isinstance(item, bool | int | float | str):
+        for choice in choices:
+            parts = _parts(choice, len(item))
+            if parts is not None:
+                return tuple(
+                    _value(each, part, place, depth + 1) for each, part in zip(item, parts, strict=True)
+                )
+    elif (item is None or isinstance(item, bool | int | float | str)) and any(
+        _allows(c, item) for c in choices
+    ):
         return item
-    raise InputError(f"found a {type(item).__name__} in a stored class; expected numbers, words and lists")
+    raise InputError(f"{place} is {_short(item)} in the file; expected {_words(annotation)}")
+
+
+def _choices(annotation: object) -> tuple[object, ...]:
+    """The alternatives of a union, else the annotation alone."""
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(choice for part in get_args(annotation) for choice in _choices(part))
+    return (annotation,)
+
+
+def _parts(annotation: object, count: int) -> tuple[object, ...] | None:
+    """What each of so many items of a list must be; None where the annotation allows no list of this length."""
+    if annotation is Any:
+        return (Any,) * count
+    origin = get_origin(annotation) or annotation
+    if not (isinstance(origin, type) and issubclass(origin, Sequence)) or issubclass(origin, str):
+        return None
+    parts = get_args(annotation) or (Any, ...)
+    if origin is tuple and parts[-1] is not Ellipsis:
+        return parts if len(parts) == count else None
+    return (parts[0],) * count
+
+
+def _allows(annotation: object, item: bool | int | float | str | None) -> bool:
+    """Whether a field with this annotation may hold a plain value; a whole number is a number, True is none."""
+    if get_origin(annotation) is Literal:
+        return any(item == word and type(item) is type(word) for word in get_args(annotation))
+    if annotation is float:
+        return isinstance(item, int | float) and not isinstance(item, bool)
+    if annotation is int:
+        return isinstance(item, int) and not isinstance(item, bool)
+    if annotation is bool or annotation is str:
+        return type(item) is annotation
+    return annotation is Any or (annotation in (None, type(None)) and item is None)
 
 
 def _classes_in(annotation: object) -> tuple[type, ...]:
-    """The dataclasses and abstract classes that an annotation speaks of: those that a nested value may be."""
-    if isinstance(annotation, type) and not get_args(annotation):
+    """The classes that an annotation speaks of, numbers and words aside: those that a nested value may be an instance of."""
+    if isinstance(annotation, type) and not get_args(annotation) and annotation is not Any:
         return () if annotation.__module__ == "builtins" else (annotation,)
     return tuple(cls for part in get_args(annotation) for cls in _classes_in(part))
 
 
 def _class_of(plain: object, kinds: tuple[type, ...]) -> type[Any]:
-    """The class that a file names, once it is known to be one that may be made."""
+    """The class that a file names, once it is known to be of one of these kinds."""
     path = plain.get("class_path") if isinstance(plain, Mapping) else None
-    wanted = " or ".join(kind.__name__ for kind in kinds) or "a plain value"
+    wanted = " or ".join(kind.__name__ for kind in kinds) or "plain value"
     if not isinstance(path, str) or "." not in path or not all(p.isidentifier() for p in path.split(".")):
         raise InputError(
-            f"found {path!r} as the class_path of a stored class; expected the path of a {wanted}"
+            f"found {_short(path)} as the class_path of a stored class; expected the path of a {wanted}"
         )
     module, name = MOVED.get(path, path).rsplit(".", 1)
     allowed = trusted_modules()
@@ -137,14 +205,32 @@ def _class_of(plain: object, kinds: tuple[type, ...]) -> type[Any]:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"the file was made with {path}, which this environment cannot import ({error}); install the distribution that "
-            "ships it (`mmvae modalities` lists those installed)"
+            f"the file names {path}, which this environment cannot import ({_one_line(error)}); install the distribution "
+            "that ships it (`mmvae modalities` lists those installed)"
         ) from error
     frozen = isinstance(cls, type) and getattr(getattr(cls, "__dataclass_params__", None), "frozen", False)
     if not (frozen and kinds and issubclass(cls, kinds) and _within(cls.__module__, allowed)):
-        raise InputError(f"the file names {path}, which is no {wanted}; nothing was made of it")
+        raise InputError(f"the file names {path}, which is no {wanted}; it was not used")
     return cls
 
 
 def _within(module: str, allowed: set[str]) -> bool:
     return any(module == name or module.startswith(name + ".") for name in allowed)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _short(item: object) -> str:
+    """What was found, quoted, in at most 80 characters."""
+    if isinstance(item, Mapping | list | tuple):
+        return f"a {type(item).__name__} of {len(item)}"
+    text = repr(item)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _words(annotation: object) -> str:
+    return (
+        getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+    )

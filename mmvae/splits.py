@@ -28,7 +28,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """One split, or folds, by patient (`splits.json`)."""
+    """One split, or folds, by patient (`splits.json`).
+
+    >>> splits = Splits((Split(("p1", "p2"), ("p3",), ("p4",)),))
+    >>> Splits.read(splits.plain()) == splits
+    True
+    >>> Splits((Split(("p1",), ("p1",), ()),))
+    Traceback (most recent call last):
+    mmvae.errors.InputError: splits.json: patient p1 stands in both train and validation of fold 0; ...
+    """
 
     folds: tuple[Split, ...]
     single: bool = True
@@ -54,7 +62,7 @@ class Splits:
             InputError: where a list is missing or holds no names of patients, or a patient stands in two lists.
         """
         folds = plain.get("folds", [plain])
-        if not isinstance(folds, list) or not folds or not all(map(_has_three_lists, folds)):
+        if not isinstance(folds, list | tuple) or not folds or not all(map(_has_three_lists, folds)):
             raise InputError(
                 "splits.json: expected the lists train, validation and test, each of patients' pseudonyms, or folds of them; "
                 "draw the splits again with `mmvae scan`"
@@ -81,14 +89,14 @@ class Splits:
         return self.folds[number or 0]
 
     def plain(self) -> dict[str, Any]:
-        """As written to `splits.json`."""
+        """The splits as `splits.json` holds them."""
         folds = [asdict(split) for split in self.folds]
         head = {"group": self.group, "seed": self.seed}
         return {**head, **folds[0]} if self.single else {**head, "folds": folds}
 
     @property
     def sha256(self) -> str:
-        """Hash of the canonical JSON; goes into checkpoints and rows."""
+        """Hash of the canonical JSON; checkpoints and rows of results hold it."""
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
     def refuse_foreign_cohort(self, cases: Iterable[Case]) -> None:
@@ -103,7 +111,7 @@ class Splits:
 
 def _has_three_lists(fold: object) -> bool:
     return isinstance(fold, Mapping) and all(
-        isinstance(fold.get(name), list) and all(isinstance(patient, str) for patient in fold[name])
+        isinstance(fold.get(name), list | tuple) and all(isinstance(patient, str) for patient in fold[name])
         for name in PARTS
     )
 

@@ -75,18 +75,32 @@ def test_contributing_s_own_fusion_runs_as_it_stands():
     assert "torch.Size([4, 8])" in done.stdout
 
 
-def test_the_yaml_of_contributing_s_objective_composes(tmp_path):
-    """As `mmvae fit` reads it, with a model of two roles and the library's fusion in the place of one's own."""
+def test_contributing_s_yaml_of_one_s_own_fusion_and_objective_composes_once_it_is_trusted(tmp_path):
+    """The class is the document's, in a module beside the YAML; a model of two roles stands before it."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    block = next(b for b in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S) if "class_path: Sum" in b)
-    (tmp_path / "own.yaml").write_text(block.replace("my_package.HalfPoE", "MoE"))
+    own = next(b for b in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S) if "class_path: Sum" in b)
+    (module,), (command,) = blocks("fusion", "CONTRIBUTING.md"), blocks("trust", "CONTRIBUTING.md")
+    (tmp_path / "my_package.py").write_text(module)
+    (tmp_path / "own.yaml").write_text(own)
     (tmp_path / "base.yaml").write_text(
-        "model: {modalities: {clinical: Clinical, terms: Terms}, answer_roles: [terms]}\n"
+        "model: {modalities: {clinical: Clinical, terms: Terms}, answer_roles: [terms]}\ndata: {cohort: none}\n"
     )
-    done = subprocess.run([BIN / "mmvae", "fit", "-c", "base.yaml", "-c", "own.yaml", "--data.cohort", "none", "--print_config"],
-                          cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = path
+
+    def run(line: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    done = run(command)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "mmvae.latent.objective.Alignment" in done.stdout and "targets: terms" in done.stdout
+    assert "class_path: my_package.HalfPoE" in done.stdout
+    assert "Alignment" in done.stdout and "targets: terms" in done.stdout
+    refused = run(command.replace("--trust my_package", ""))
+    assert refused.returncode == 1
+    assert "my_package" in refused.stderr
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +203,106 @@ def test_the_readme_opens_with_the_two_commands_and_its_picture_is_small():
     assert "```sh\nmake demo\nmake test\n```" in text
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (ROOT / picture).stat().st_size < 300_000
+
+
+# ---- nothing is promised that is not there ----------------------------------------------------------------------------
+
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+# Blocks of commands without a mark, each with what runs them.
+RUN_ELSEWHERE = {
+    "make demo\nmake test\n": "a person, and .ci/run",
+    "pip install -e ecg\npytest ecg\nmmvae modalities\n": "test_the_ecg_of_contributing_is_built_from_the_document_and_conforms",
+}
+
+
+def unmarked(text: str) -> list[str]:
+    """Blocks of commands before which no `<!-- run: … -->` stands."""
+    marked = re.findall(r"<!-- run: [\w-]+ -->\n```sh\n(.*?)^```", text, re.M | re.S)
+    return [
+        b for b in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) if b not in [*marked, *RUN_ELSEWHERE]
+    ]
+
+
+def test_every_block_of_commands_is_run_by_a_test():
+    tests = Path(__file__).read_text()
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        assert unmarked(text) == []
+        for name in re.findall(r"<!-- run: ([\w-]+) -->", text):
+            assert f'blocks("{name}"' in tests
+    assert unmarked("```sh\nmmvae no-such\n```\n") == ["mmvae no-such\n"]
+
+
+def promised(text: str) -> tuple[set[str], set[str]]:
+    """Commands of mmvae and options that a document names in code."""
+    code = "\n".join(re.findall(r"`([^`\n]+)`", text) + re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S))
+    return set(re.findall(r"\bmmvae ([a-z][a-z-]*)\b", code)), set(
+        re.findall(r"(?<!\S)(--[a-z][\w-]*)", code)
+    )
+
+
+def offered() -> tuple[set[str], set[str]]:
+    """Commands and options that there are, LightningCLI's by their groups."""
+    import argparse
+
+    from mmvae.cli.command_line import _parser
+
+    parser, commands = _parser(), set()
+    options = {"--model", "--data", "--trainer", "--ckpt_path", "--print_config", "--trust", "--profile"}
+    for action in parser._actions:
+        options |= set(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            commands |= set(action.choices)
+            for command in action.choices.values():
+                options |= {option for inner in command._actions for option in inner.option_strings}
+    return commands, options
+
+
+# Options of other programs that the documents name: mmvae-bench's.
+OTHERS = {"--work", "--results", "--seed"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_names_no_command_and_no_option_that_is_not_there(document):
+    commands, options = promised((ROOT / document).read_text())
+    there, known = offered()
+    assert commands - there == set()
+    assert options - known - OTHERS == set()
+    assert promised("Say `mmvae conjure --wand x`.") == ({"conjure"}, {"--wand"})
+
+
+def imported_names(text: str) -> set[str]:
+    """Modules and names of mmvae that a document gives by their dotted path."""
+    return set(re.findall(r"`(mmvae(?:\.\w+)+)`", text))
+
+
+def exists(path: str) -> bool:
+    import importlib
+
+    for cut in range(path.count(".") + 1, 0, -1):
+        module, names = ".".join(path.split(".")[:cut]), path.split(".")[cut:]
+        try:
+            thing = importlib.import_module(module)
+        except ModuleNotFoundError:
+            continue
+        for name in names:
+            if not hasattr(thing, name):
+                return False
+            thing = getattr(thing, name)
+        return True
+    return False
+
+
+def test_the_dotted_names_of_the_documents_are_there():
+    """But for the left column of what moved, whose later rows are gone."""
+    gone = {"mmvae.answer", "mmvae.retrieval.metrics", "mmvae.retrieval.monitor", "mmvae.latent.readout"}
+    for document in DOCUMENTS:
+        names = imported_names((ROOT / document).read_text())
+        assert {name for name in names if not exists(name)} <= gone
+    assert not exists("mmvae.model.NoSuchThing")
+
+
+def test_the_version_has_an_entry_in_the_changes():
+    import mmvae
+
+    assert f"## {mmvae.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,5 +1,6 @@
 """`import mmvae` offers the ten names that a notebook needs, and imports none of them before it is used."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -50,3 +51,35 @@ def test_importing_mmvae_imports_nothing_else_of_it_and_nothing_heavy():
 def test_the_version_is_the_package_s():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert mmvae.__version__ == project["version"] == "0.2.0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mmvae.case:Cohort", "mmvae.cohort:Cohort"),
+        ("mmvae.case:write_cohort", "mmvae.cohort:write_cohort"),
+        ("mmvae.case:Split", "mmvae.splits:Split"),
+        ("mmvae.case:Splits", "mmvae.splits:Splits"),
+        ("mmvae.case:draw_splits", "mmvae.splits:draw_splits"),
+        ("mmvae.case:InputError", "mmvae.errors:InputError"),
+        ("mmvae.modality:view_of", "mmvae.views:view_of"),
+        ("mmvae.retrieval.evaluate:evaluate", "mmvae.evaluation.evaluate:evaluate"),
+        ("mmvae.volume:VolumeEncoder", "mmvae.blocks.networks:VolumeEncoder"),
+        ("mmvae.volume:resample", "mmvae.blocks.geometry:resample"),
+        ("mmvae.volume:montage", "mmvae.blocks.pictures:montage"),
+    ],
+)
+def test_what_moved_is_found_at_its_old_address(old, new):
+    def at(address: str):
+        module, name = address.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    assert at(old) is at(new)
+
+
+def test_a_name_that_never_stood_at_an_old_address_is_refused():
+    from mmvae import case, modality
+
+    for module in (case, modality):
+        with pytest.raises(AttributeError, match="has no attribute 'never'"):
+            getattr(module, "never")  # noqa: B009 - spelled out, it would be an error of types
