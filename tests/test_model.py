@@ -20,6 +20,7 @@ from mmvae.errors import InputError
 from mmvae.latent.fusion import Hellinger, MoE, MomentMatched, MoPoE, PoE, TemperedPoE
 from mmvae.latent.gaussian import Gaussian
 from mmvae.latent.objective import ELBO, IWAE, Alignment, DReG, Sum, TotalCorrelation
+from mmvae.latent.space import RetrievalSpace
 from mmvae.model import MMVAE
 from mmvae.plain import from_plain, to_plain
 
@@ -102,7 +103,7 @@ def test_powers_are_learned_change_the_fingerprint_and_are_kept_with_embeddings(
     with torch.no_grad():
         experts, _ = model.experts(batch)
         torch.testing.assert_close(
-            model.rule(experts, batch.present).mean, model.posterior(experts, batch.present).mean
+            model.space.points(experts, batch.present), model.posterior(experts, batch.present).mean
         )
 
 
@@ -188,7 +189,7 @@ def test_several_subsets_are_the_bound_s_mean_over_them_with_each_role_scored_as
             batch.case_ids[b : b + 1],
         )
         for s in range(4):
-            posterior = model.fusion(
+            posterior = model.rule(
                 Gaussian(experts.mean[b : b + 1], experts.logvar[b : b + 1]),
                 drawn.visible[4 * b + s : 4 * b + s + 1],
             )
@@ -230,28 +231,29 @@ def test_one_batch_can_be_learnt_by_heart(cohort, monkeypatch):
     assert float((predicted == seen.value.bool())[seen.mask].float().mean()) > 0.97
 
 
-def test_a_readout_is_what_the_answers_decoders_expect_standardised_and_travels_with_the_rule(cohort):
-    """By the decoder itself, case by case: z → chances, minus their mean, over their deviation."""
+def test_a_readout_is_what_the_answers_decoders_expect_standardised_and_travels_with_the_space(cohort):
+    """By the decoder itself, case by case: z → probabilities, minus their mean, over their standard deviation."""
     model = build(cohort).eval()
     batch = batch_of(cohort, model, 12)
     with torch.no_grad():
         experts, _ = model.experts(batch)
         visible = batch.present & torch.tensor([True, True, False])
         z = model.posterior(experts, visible).mean
-        by_exponent = {one.exponent: one for one in model.readouts(z)}
-        model.readout = by_exponent[1.0]
-        seen = model.rule(experts, visible).mean
-        model.readout = by_exponent[1.5]
-        sharpened = model.rule(experts, visible).mean
-        chances = model.decoders["terms"](z).mean.double().numpy()
-    varies = chances.std(0, ddof=1) > 1e-6
-    expected = (chances - chances.mean(0))[:, varies] / chances.std(0, ddof=1)[varies] / varies.sum() ** 0.5
-    torch.testing.assert_close(seen.double(), torch.from_numpy(expected), atol=1e-4, rtol=1e-3)
-    raised = (expected > 0) * abs(expected) ** 1.5 - (expected < 0) * abs(expected) ** 1.5
-    torch.testing.assert_close(sharpened.double(), torch.from_numpy(raised), atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(model.readout(z), sharpened)
-    kept = from_plain(to_plain(model.rule))
-    torch.testing.assert_close(kept(experts, visible).mean, sharpened)
+        by_exponent = {readout.exponent: readout for readout in model.readouts(z)}
+        model.choose_space(by_exponent[1.0], "euclidean")
+        projected = model.space.points(experts, visible)
+        model.choose_space(by_exponent[1.5], "euclidean")
+        raised = model.space.points(experts, visible)
+        probabilities = model.decoders["terms"](z).mean.double().numpy()
+    varies = probabilities.std(0, ddof=1) > 1e-6
+    expected = (probabilities - probabilities.mean(0))[:, varies]
+    expected = expected / probabilities.std(0, ddof=1)[varies] / varies.sum() ** 0.5
+    torch.testing.assert_close(projected.double(), torch.from_numpy(expected), atol=1e-4, rtol=1e-3)
+    by_hand = (expected > 0) * abs(expected) ** 1.5 - (expected < 0) * abs(expected) ** 1.5
+    torch.testing.assert_close(raised.double(), torch.from_numpy(by_hand), atol=1e-4, rtol=1e-3)
+    kept = from_plain(to_plain(model.space), RetrievalSpace)
+    assert kept.distance == "euclidean"
+    torch.testing.assert_close(kept.points(experts, visible), raised)
 
 
 def test_a_role_present_only_because_of_answers_must_be_listed(cohort):
