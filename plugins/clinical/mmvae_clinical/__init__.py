@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from pyro.distributions import Categorical, StudentT
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Fields(TorchDistribution):
         super().__init__(torch.Size([*batch, len(sizes)]), validate_args=False)
 
     def _joined(
-        self, numbers: Float[Tensor, "*batch N"], categories: Float[Tensor, "*batch C"]
+        self, numbers: Float[Tensor, "*batch N"], categories: Num[Tensor, "*batch C"]
     ) -> Float[Tensor, "*batch F"]:
         order = torch.cat([self.number_at, self.category_at]).argsort().to(numbers.device)
         return torch.cat([numbers, categories.to(numbers.dtype)], -1)[..., order]
