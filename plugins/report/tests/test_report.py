@@ -1,11 +1,16 @@
 """Reports hold to the contract; long ones keep their impression; nothing asks the network."""
 
+import json
+import pickle
+import shutil
 import socket
+import sys
 
 import numpy as np
 import pytest
 import torch
 from mmvae_report import Report, sentences_of
+from mmvae_report.text_model import PACKAGED, _folder_of, load
 from scipy import stats
 
 from mmvae.case import Asset, Card, View
@@ -91,3 +96,76 @@ def test_one_text_throughout_deviates_from_nothing_and_still_has_a_decoder(tmp_p
         assert torch.isfinite(
             fitted.decoder(5)(torch.zeros(1, 5)).log_prob(Report().read(views[1]).value)
         ).all()
+
+
+# ---- a folder that a stranger sends -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the packaged model."""
+    return shutil.copytree(_folder_of(PACKAGED), tmp_path / "model")
+
+
+def change(path, edit):
+    plain = json.loads(path.read_text()) if path.exists() else {}
+    edit(plain)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(plain))
+
+
+def test_the_folder_itself_loads(folder):
+    assert len(load(str(folder)).encode(["Cyst."])[0]) == 384
+
+
+def test_a_class_of_the_sender_s_is_not_imported(folder, tmp_path, monkeypatch):
+    """The planted class would be imported: the same name, asked for by hand, leaves its mark."""
+    (tmp_path / "sender_module.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'marker')!r}).touch()\nclass Layer: pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    __import__("sender_module")
+    assert (tmp_path / "marker").exists()
+    (tmp_path / "marker").unlink()
+    del sys.modules["sender_module"]
+    change(folder / "modules.json", lambda modules: modules[2].update(type="sender_module.Layer"))
+    with pytest.raises(InputError, match=r"modules.json names 'sender_module.Layer'"):
+        load(str(folder))
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        ("modules.json", lambda m: m[2].update(type="sentence_transformers.models.Router"), "models.Router"),
+        ("modules.json", lambda m: m[1].update(path="../elsewhere"), "outside the folder"),
+        ("config.json", lambda c: c.update(auto_map={"AutoModel": "sender.Model"}), "auto_map"),
+        (
+            "sentence_bert_config.json",
+            lambda c: c.update(model_args={"trust_remote_code": True}),
+            "trust_remote_code",
+        ),
+        ("adapter_config.json", lambda c: c.update(base_model_name_or_path="x"), "an adapter"),
+    ],
+)
+def test_a_folder_that_asks_for_code_is_refused(folder, file, edit, message):
+    change(folder / file, edit)
+    with pytest.raises(InputError, match=message):
+        load(str(folder))
+
+
+def test_an_activation_is_torch_s_own(folder):
+    change(folder / "2_Dense/config.json", lambda c: c.update(activation_function="os.system"))
+    change(
+        folder / "modules.json",
+        lambda m: m.append({"idx": 3, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}),
+    )
+    with pytest.raises(InputError, match=r"activation 'os\.system'"):
+        load(str(folder))
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with pytest.raises(InputError, match=r"pytorch_model.bin is a pickle"):
+        load(str(folder))
