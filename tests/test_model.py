@@ -22,6 +22,7 @@ from mmvae.latent.gaussian import Gaussian
 from mmvae.latent.objective import ELBO, IWAE, Alignment, DReG, Sum, TotalCorrelation
 from mmvae.latent.space import RetrievalSpace
 from mmvae.model import MMVAE
+from mmvae.model.bound import refuse_non_finite
 from mmvae.plain import from_plain, to_plain
 
 GRID = {"about": "lesion", "shape": (6, 16, 16), "spacing_mm": (12.0, 8.0, 8.0)}
@@ -71,7 +72,8 @@ def test_every_rule_and_objective_has_a_finite_loss_and_gradient_for_every_missi
     scored.loss.backward()
     assert torch.isfinite(scored.loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-    outside = model.bound(Batch(batch.observations, patterns, batch.case_ids), training=False)
+    shown = Batch(batch.observations, patterns, batch.case_ids)
+    outside = model.bound(shown, model.evaluation_draw(shown))
     assert torch.isfinite(outside.loss)
 
 
@@ -276,9 +278,9 @@ def test_a_non_finite_loss_stops_the_run_naming_role_and_cases(cohort):
     value = seen.value.clone()
     value[2, 0, 3, 3, 3] = float("inf")
     broken = Batch({**batch.observations, "t2": replace(seen, value=value)}, batch.present, batch.case_ids)
-    made = model.bound(broken).bound
+    bound = model.bound(broken).bound
     with pytest.raises(InputError, match=rf"role t2, case {batch.case_ids[2]}"):
-        model._refuse_non_finite(made, broken)
+        refuse_non_finite(bound, broken, model.roles, 0)
 
 
 def test_a_checkpoint_gives_the_same_model_by_plain_values_only(trained, cohort):
