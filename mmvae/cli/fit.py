@@ -18,6 +18,7 @@ from mmvae.cli.allowed import (
     refuse_other_than_classes,
     without_trust,
 )
+from mmvae.cli.quiet import quiet, shown
 from mmvae.data import CaseData
 from mmvae.discovery import installed, load_all
 from mmvae.errors import InputError
@@ -121,23 +122,27 @@ def run(argv: Sequence[str]) -> None:
     argv, modules = without_trust(argv)
     allow_only_known([*modules, *named_by(argv)])
     try:
-        _CLI(
-            MMVAE,
-            CaseData,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "logger": False,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-            },
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                "exit_on_error": False,
-                **{name: {"exit_on_error": False, "epilog": EPILOG} for name in ("fit", "validate", "test")},
-            },
-            args=argv,
-        )
+        with quiet(), shown():
+            _CLI(
+                MMVAE,
+                CaseData,
+                save_config_callback=_SaveConfig,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={
+                    "logger": False,
+                    "num_sanity_val_steps": 0,
+                    "log_every_n_steps": 10,
+                },
+                auto_configure_optimizers=False,
+                parser_kwargs={
+                    "exit_on_error": False,
+                    **{
+                        name: {"exit_on_error": False, "epilog": EPILOG}
+                        for name in ("fit", "validate", "test")
+                    },
+                },
+                args=argv,
+            )
     except ArgumentError as error:
         raise InputError(_explain(error)) from error
     except UnpicklingError as error:

@@ -30,15 +30,21 @@ def load(name: str):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
     folder = _folder_of(name)
     refuse_code(folder)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of a file that is read in a second
     try:
         return SentenceTransformer(
             str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
         )
     except (OSError, ValueError) as error:
         raise InputError(f"the report's model {name!r} cannot be read: {error}".splitlines()[0]) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _folder_of(name: str) -> Path:
