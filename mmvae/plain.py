@@ -91,13 +91,19 @@ def _instance(cls: type[T], arguments: object) -> T:
             "Install that version"
         )
     try:
-        return cls(**{name: _value(item, _classes_in(hints[name])) for name, item in known.items()})
+        return cls(**{name: _fitting(item, hints[name]) for name, item in known.items()})
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"{cls.__name__} does not take the values that the file gives it ({error})"
         ) from error
+
+
+def _fitting(item: object, annotation: object) -> object:
+    """A field's value; a whole number stands for a float where one is wanted, as people write it."""
+    value = _value(item, _classes_in(annotation))
+    return float(value) if annotation is float and type(value) is int else value
 
 
 def _value(item: object, kinds: tuple[type, ...]) -> object:

@@ -15,7 +15,8 @@ from scipy import stats
 
 from mmvae.case import Asset, Card, View
 from mmvae.errors import InputError
-from mmvae.modality import TrainingViews
+from mmvae.modality import Modality, TrainingViews
+from mmvae.plain import from_plain
 from mmvae.testing import CHECKS, Subject
 
 TEXTS = [
@@ -80,13 +81,21 @@ def test_the_decoder_scores_by_the_training_reports_mean_and_deviation(tmp_path)
     views = views_of(tmp_path)
     fitted = Report().fitted(TrainingViews(Card("c", "texts"), views[:3]))
     texts = np.stack([Report().read(view).value.numpy() for view in views[:3]])
-    assert np.allclose(fitted.usual, texts.mean(0), atol=1e-6)
-    assert fitted.deviation == pytest.approx((texts - texts.mean(0)).std(), rel=1e-5)
+    assert np.allclose(fitted.mean, texts.mean(0), atol=1e-6)
+    assert fitted.std == pytest.approx((texts - texts.mean(0)).std(), rel=1e-5)
     decoder = fitted.decoder(5)
     z = torch.zeros(1, 5)  # the bias begins at 0: nothing is known, the mean is expected
     value = Report().read(views[3]).value
-    oracle = stats.norm.logpdf(value.numpy(), texts.mean(0), 0.6 * fitted.deviation).sum()
+    oracle = stats.norm.logpdf(value.numpy(), texts.mean(0), 0.6 * fitted.std).sum()
     assert float(decoder(z).log_prob(value[None])[0].detach()) == pytest.approx(float(oracle), rel=1e-5)
+
+
+def test_a_recipe_of_release_0_1_loads_by_the_old_names_of_fields():
+    plain = {
+        "class_path": "mmvae_report.Report",
+        "init_args": {"dim": 2, "usual": [0.5, 1.0], "deviation": 2.0},
+    }
+    assert from_plain(plain, Modality) == Report(dim=2, mean=(0.5, 1.0), std=2.0)
 
 
 def test_one_text_throughout_deviates_from_nothing_and_still_has_a_decoder(tmp_path):
