@@ -200,7 +200,7 @@ def test_a_table_in_which_nothing_is_relevant_says_undefined_and_sorts_by_map():
         "row": name,
         "seeds": 1,
         "metrics": {GROUP: {"mAP": estimate(v), "P@5": estimate(v)}},
-    }  # noqa: E731
+    }
     rows = [line("ours, labels", 0.5), line("ours, report+findings", None), line("supervised ceiling", None)]
     text = markdown(rows)
     assert "| ours, report+findings | 1 | undefined | undefined |" in text

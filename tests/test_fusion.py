@@ -6,18 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmvae.latent.fusion import (
-    Hellinger,
-    MoE,
-    MomentMatched,
-    MoPoE,
-    PoE,
-    Powered,
-    Projected,
-    Sharpened,
-    TemperedPoE,
-)
+from mmvae.latent.fusion import Hellinger, MoE, MomentMatched, MoPoE, PoE, TemperedPoE
 from mmvae.latent.gaussian import Gaussian
+from mmvae.latent.space import Readout, RetrievalSpace, plain_of_release_0_1
 from mmvae.plain import from_plain, to_plain
 
 MIXTURES = [MoE(), MoPoE(), Hellinger()]
@@ -98,14 +89,14 @@ def test_hellinger_in_two_dimensions_weighs_a_pair_by_its_whole_overlap():
     assert np.abs(mine - pool).max() < 1e-5
 
 
-def test_with_learned_powers_a_rule_is_kept_as_plain_values_and_is_the_same():
+def test_with_learned_powers_a_space_is_kept_as_plain_values_and_is_the_same():
     experts = Gaussian(torch.randn(5, 3, 4), torch.randn(5, 3, 4))
     present, power = torch.rand(5, 3) > 0.3, (0.5, 1.0, 2.5)
-    kept = from_plain(to_plain(Powered(TemperedPoE(), power)))
+    kept = from_plain(to_plain(RetrievalSpace(TemperedPoE(), power)), RetrievalSpace)
     torch.testing.assert_close(
-        kept(experts, present).mean, TemperedPoE()(experts, present, torch.tensor(power)).mean
+        kept.points(experts, present), TemperedPoE()(experts, present, torch.tensor(power)).mean
     )
-    assert not torch.allclose(kept(experts, present).mean, TemperedPoE()(experts, present).mean)
+    assert not torch.allclose(kept.points(experts, present), TemperedPoE()(experts, present).mean)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -204,33 +195,70 @@ def test_samples_have_the_mixture_s_mean_and_variance():
 
 
 @pytest.mark.parametrize("rule", [PoE(), MoE()], ids=str)
-def test_a_projected_posterior_has_the_mean_and_variance_of_mapped_samples(rule):
+def test_a_readout_s_point_is_the_mean_of_mapped_samples(rule):
     torch.manual_seed(1)
     experts = Gaussian(torch.randn(1, 2, 3), torch.randn(1, 2, 3))
     present, matrix, offset = torch.ones(1, 2, dtype=torch.bool), torch.randn(4, 3), torch.randn(4)
-    mapped = Projected(rule, tuple(map(tuple, matrix.tolist())), tuple(offset.tolist()))(experts, present)
-    plain = rule(experts, present)
-    many = type(plain)(
-        Gaussian(*(x.expand(400_000, -1, -1) for x in (plain.components.mean, plain.components.logvar))),
-        plain.log_weight.expand(400_000, -1),
+    readout = Readout(tuple(map(tuple, matrix.tolist())), tuple(offset.tolist()))
+    point = RetrievalSpace(rule, readout=readout).points(experts, present)
+    posterior = rule(experts, present)
+    many = type(posterior)(
+        Gaussian(
+            *(x.expand(400_000, -1, -1) for x in (posterior.components.mean, posterior.components.logvar))
+        ),
+        posterior.log_weight.expand(400_000, -1),
     )
     u = many.rsample() @ matrix.T + offset
-    torch.testing.assert_close(mapped.mean[0], u.mean(0), atol=0.02, rtol=0.02)
-    torch.testing.assert_close(mapped.moment_matched().logvar.exp()[0], u.var(0), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(point[0], u.mean(0), atol=0.02, rtol=0.02)
 
 
+@pytest.mark.parametrize("exponent", [1.5, 2.0])
 @pytest.mark.parametrize("rule", [PoE(), MoE()], ids=str)
-def test_a_sharpened_point_is_the_raised_mean_and_its_variance_that_of_raised_samples(rule):
+def test_a_readout_s_exponent_raises_each_coordinate_and_keeps_its_sign(rule, exponent):
     torch.manual_seed(2)
-    # Narrow experts far from 0: there the first order is what samples show.
-    experts = Gaussian(torch.tensor([[[3.0, -4.0], [3.0, -4.0]]]), torch.full((1, 2, 2), -9.0))
-    present = torch.ones(1, 2, dtype=torch.bool)
-    sharp, plain = Sharpened(rule, 1.5)(experts, present), rule(experts, present)
-    mean = plain.mean[0].double().numpy()
-    torch.testing.assert_close(sharp.mean[0].double(), torch.from_numpy(np.sign(mean) * np.abs(mean) ** 1.5))
-    many = plain.moment_matched().rsample(torch.randn(200_000, 2))
-    raised = many.sign() * many.abs() ** 1.5
-    torch.testing.assert_close(sharp.moment_matched().logvar.exp()[0], raised.var(0), atol=1e-4, rtol=0.03)
-    at_zero = Sharpened(PoE(), 2.0)(Gaussian(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2)), present[:, :1])
-    assert torch.isfinite(at_zero.components.logvar).all()
-    assert (at_zero.mean == 0).all()
+    experts, present = (
+        Gaussian(torch.randn(6, 2, 3), torch.randn(6, 2, 3)),
+        torch.ones(6, 2, dtype=torch.bool),
+    )
+    matrix, offset = np.random.default_rng(0).normal(size=(4, 3)), np.array([0.5, -0.5, 0.0, 2.0])
+    readout = Readout(tuple(map(tuple, matrix.tolist())), tuple(offset.tolist()), exponent)
+    point = RetrievalSpace(rule, readout=readout).points(experts, present).numpy()
+    u = rule(experts, present).mean.double().numpy() @ matrix.T + offset
+    by_hand = [[np.copysign(abs(x) ** exponent, x) for x in row] for row in u]
+    np.testing.assert_allclose(point, by_hand, rtol=1e-4, atol=1e-5)
+    still = Readout(((1.0, 0.0), (0.0, 1.0)), (0.0, 0.0), exponent)
+    at_zero = RetrievalSpace(PoE(), readout=still).points(
+        Gaussian(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2)), present[:1, :1]
+    )
+    assert (at_zero == 0).all()
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_distances_are_scipy_s(distance):
+    from scipy.spatial.distance import cdist
+
+    torch.manual_seed(3)
+    a, b = torch.randn(5, 4), torch.randn(7, 4)
+    found = RetrievalSpace(distance=distance).distances(a, b)
+    torch.testing.assert_close(
+        found.double(), torch.from_numpy(cdist(a.double(), b.double(), distance)), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_what_release_0_1_kept_as_wrapped_rules_is_the_same_space():
+    at = "mmvae.latent.fusion."
+    powered = {
+        "class_path": at + "Powered",
+        "init_args": {"rule": to_plain(TemperedPoE()), "power": [0.5, 2.0]},
+    }
+    projected = {
+        "class_path": at + "Projected",
+        "init_args": {"rule": powered, "matrix": [[1.0, 2.0], [0.0, -1.0]], "offset": [0.5, 0.0]},
+    }
+    sharpened = {"class_path": at + "Sharpened", "init_args": {"rule": projected, "exponent": 2.0}}
+    readout = Readout(((1.0, 2.0), (0.0, -1.0)), (0.5, 0.0), 2.0)
+    for plain, wanted in (
+        (to_plain(MoE()), RetrievalSpace(MoE(), distance="euclidean")),
+        (sharpened, RetrievalSpace(TemperedPoE(), (0.5, 2.0), readout, "euclidean")),
+    ):
+        assert from_plain(plain_of_release_0_1(plain, "euclidean"), RetrievalSpace) == wanted

@@ -20,8 +20,10 @@ from mmvae.errors import InputError
 from mmvae.latent.fusion import Hellinger, MoE, MomentMatched, MoPoE, PoE, TemperedPoE
 from mmvae.latent.gaussian import Gaussian
 from mmvae.latent.objective import ELBO, IWAE, Alignment, DReG, Sum, TotalCorrelation
+from mmvae.latent.space import RetrievalSpace
 from mmvae.modality import Modality
 from mmvae.model import MMVAE
+from mmvae.model.bound import refuse_non_finite
 from mmvae.plain import from_plain, to_plain
 
 GRID = {"about": "lesion", "shape": (6, 16, 16), "spacing_mm": (12.0, 8.0, 8.0)}
@@ -71,7 +73,8 @@ def test_every_rule_and_objective_has_a_finite_loss_and_gradient_for_every_missi
     scored.loss.backward()
     assert torch.isfinite(scored.loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-    outside = model.bound(Batch(batch.observations, patterns, batch.case_ids), training=False)
+    shown = Batch(batch.observations, patterns, batch.case_ids)
+    outside = model.bound(shown, model.evaluation_draw(shown))
     assert torch.isfinite(outside.loss)
 
 
@@ -103,7 +106,7 @@ def test_powers_are_learned_change_the_fingerprint_and_are_kept_with_embeddings(
     with torch.no_grad():
         experts, _ = model.experts(batch)
         torch.testing.assert_close(
-            model.rule(experts, batch.present).mean, model.posterior(experts, batch.present).mean
+            model.space.points(experts, batch.present), model.posterior(experts, batch.present).mean
         )
 
 
@@ -260,7 +263,7 @@ def test_several_subsets_are_the_bound_s_mean_over_them_with_each_role_scored_as
             batch.case_ids[b : b + 1],
         )
         for s in range(4):
-            posterior = model.fusion(
+            posterior = model.rule(
                 Gaussian(experts.mean[b : b + 1], experts.logvar[b : b + 1]),
                 drawn.visible[4 * b + s : 4 * b + s + 1],
             )
@@ -302,28 +305,29 @@ def test_one_batch_can_be_learnt_by_heart(cohort, monkeypatch):
     assert float((predicted == seen.value.bool())[seen.mask].float().mean()) > 0.97
 
 
-def test_a_readout_is_what_the_answers_decoders_expect_standardised_and_travels_with_the_rule(cohort):
-    """By the decoder itself, case by case: z → chances, minus their mean, over their deviation."""
+def test_a_readout_is_what_the_answers_decoders_expect_standardised_and_travels_with_the_space(cohort):
+    """By the decoder itself, case by case: z → probabilities, minus their mean, over their standard deviation."""
     model = build(cohort).eval()
     batch = batch_of(cohort, model, 12)
     with torch.no_grad():
         experts, _ = model.experts(batch)
         visible = batch.present & torch.tensor([True, True, False])
         z = model.posterior(experts, visible).mean
-        by_exponent = {one.exponent: one for one in model.readouts(z)}
-        model.readout = by_exponent[1.0]
-        seen = model.rule(experts, visible).mean
-        model.readout = by_exponent[1.5]
-        sharpened = model.rule(experts, visible).mean
-        chances = model.decoders["terms"](z).mean.double().numpy()
-    varies = chances.std(0, ddof=1) > 1e-6
-    expected = (chances - chances.mean(0))[:, varies] / chances.std(0, ddof=1)[varies] / varies.sum() ** 0.5
-    torch.testing.assert_close(seen.double(), torch.from_numpy(expected), atol=1e-4, rtol=1e-3)
-    raised = (expected > 0) * abs(expected) ** 1.5 - (expected < 0) * abs(expected) ** 1.5
-    torch.testing.assert_close(sharpened.double(), torch.from_numpy(raised), atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(model.readout(z), sharpened)
-    kept = from_plain(to_plain(model.rule))
-    torch.testing.assert_close(kept(experts, visible).mean, sharpened)
+        by_exponent = {readout.exponent: readout for readout in model.readouts(z)}
+        model.choose_space(by_exponent[1.0], "euclidean")
+        projected = model.space.points(experts, visible)
+        model.choose_space(by_exponent[1.5], "euclidean")
+        raised = model.space.points(experts, visible)
+        probabilities = model.decoders["terms"](z).mean.double().numpy()
+    varies = probabilities.std(0, ddof=1) > 1e-6
+    expected = (probabilities - probabilities.mean(0))[:, varies]
+    expected = expected / probabilities.std(0, ddof=1)[varies] / varies.sum() ** 0.5
+    torch.testing.assert_close(projected.double(), torch.from_numpy(expected), atol=1e-4, rtol=1e-3)
+    by_hand = (expected > 0) * abs(expected) ** 1.5 - (expected < 0) * abs(expected) ** 1.5
+    torch.testing.assert_close(raised.double(), torch.from_numpy(by_hand), atol=1e-4, rtol=1e-3)
+    kept = from_plain(to_plain(model.space), RetrievalSpace)
+    assert kept.distance == "euclidean"
+    torch.testing.assert_close(kept.points(experts, visible), raised)
 
 
 def test_a_role_present_only_because_of_answers_must_be_listed(cohort):
@@ -346,9 +350,9 @@ def test_a_non_finite_loss_stops_the_run_naming_role_and_cases(cohort):
     value = seen.value.clone()
     value[2, 0, 3, 3, 3] = float("inf")
     broken = Batch({**batch.observations, "t2": replace(seen, value=value)}, batch.present, batch.case_ids)
-    made = model.bound(broken).bound
+    bound = model.bound(broken).bound
     with pytest.raises(InputError, match=rf"role t2, case {batch.case_ids[2]}"):
-        model._refuse_non_finite(made, broken)
+        refuse_non_finite(bound, broken, model.roles, 0)
 
 
 def test_a_checkpoint_gives_the_same_model_by_plain_values_only(trained, cohort):

@@ -65,10 +65,17 @@ def resample(
     spacing_mm: Sequence[float],
     centre_mm: Sequence[float],
 ) -> tuple[Float[Tensor, "n I J K"], Bool[Tensor, "I J K"]]:
-    """The volumes on a grid of this shape and spacing (axes superior, posterior, left; mm) about a centre, and its mask.
+    """The volumes on a grid about a centre, and the mask of that grid, False outside the source.
 
     Trilinear by torchio/SimpleITK. Where the source is finer than the grid it is smoothed first (Gaussian of σ =
-    0.4 × grid step), so that a thin slice is averaged and not skipped. The mask is False outside the source.
+    0.4 × grid step), so that a thin slice is averaged and not skipped.
+
+    Args:
+        volumes: Any number of them on one grid.
+        affine: Their voxel indices → patient LPS mm.
+        shape: Of the wanted grid, axes superior, posterior, left.
+        spacing_mm: Its step along the same axes.
+        centre_mm: Its centre in patient LPS mm.
     """
     import torchio
 
@@ -108,26 +115,34 @@ def _origins(
     return nn.functional.affine_grid(theta[None], [1, 1, *shape], align_corners=False)
 
 
-def move(seen: Observation, motion: Motion, spacing_mm: Sequence[float]) -> Observation:
+def move(observation: Observation, motion: Motion, spacing_mm: Sequence[float]) -> Observation:
     """A volume (C, i, j, k) under a motion about the grid's centre; what comes from outside is masked."""
     if motion == Motion():
-        return seen
-    grid = _origins(motion, tuple(seen.value.shape[1:]), tuple(spacing_mm))
+        return observation
+    grid = _origins(motion, tuple(observation.value.shape[1:]), tuple(spacing_mm))
     # Channels mostly share one mask; it is then moved once.
-    measured = seen.mask[:1] if (seen.mask == seen.mask[:1]).all() else seen.mask
-    both = torch.cat([torch.where(seen.mask, seen.value, 0), measured.float()])[None]
+    measured = observation.mask[:1] if (observation.mask == observation.mask[:1]).all() else observation.mask
+    both = torch.cat([torch.where(observation.mask, observation.value, 0), measured.float()])[None]
     moved = nn.functional.grid_sample(both, grid, align_corners=False)[0]
-    value, cover = moved.split([len(seen.value), len(measured)])
+    value, cover = moved.split([len(observation.value), len(measured)])
     mask = (cover > 0.5).expand_as(value)
     return Observation(torch.where(mask, value / cover.clamp_min(0.5), 0), mask)
 
 
-def vary_intensity(seen: Observation, generator: torch.Generator, strength: float) -> Observation:
-    """Each channel times exp(U) plus U' plus noise, U uniform within ±strength: scanners' gain, offset and noise."""
+def vary_intensity(observation: Observation, generator: torch.Generator, strength: float) -> Observation:
+    """Each channel times exp(U) plus U' plus noise, U and U' uniform within ±strength: a scanner's gain, offset and noise.
+
+    Args:
+        observation: A volume (C, i, j, k).
+        generator: Of the random numbers.
+        strength: Largest change; 0 is none.
+    """
     if strength == 0:
-        return seen
-    channels = (len(seen.value), 1, 1, 1)
+        return observation
+    channels = (len(observation.value), 1, 1, 1)
     gain = torch.exp((torch.rand(channels, generator=generator) * 2 - 1) * strength)
     offset = (torch.rand(channels, generator=generator) * 2 - 1) * strength
-    noise = torch.randn(seen.value.shape, generator=generator) * (strength / 2)
-    return Observation(torch.where(seen.mask, seen.value * gain + offset + noise, 0), seen.mask)
+    noise = torch.randn(observation.value.shape, generator=generator) * (strength / 2)
+    return Observation(
+        torch.where(observation.mask, observation.value * gain + offset + noise, 0), observation.mask
+    )

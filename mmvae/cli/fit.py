@@ -1,20 +1,35 @@
 """`mmvae fit|validate|test`: LightningCLI with a run folder of its own, retrieval on validation, and clear refusals."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
+from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
+from mmvae.cli.allowed import (
+    allow_only_known,
+    explain_denied,
+    named_by,
+    refuse_other_than_classes,
+    without_trust,
+)
+from mmvae.cli.quiet import quiet, shown
 from mmvae.data import CaseData
 from mmvae.discovery import installed, load_all
 from mmvae.errors import InputError
 from mmvae.model import MMVAE
+from mmvae.model.checkpoint import read_checkpoint
 from mmvae.model.monitor import RetrievalMonitor
+
+EPILOG = (
+    "--trust MODULE (repeatable): a module whose classes a configuration file may name. Without it a file may name only classes "
+    "of mmvae, of installed plugins and, for the trainer, some of Lightning's."
+)
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -32,6 +47,22 @@ class _SaveConfig(SaveConfigCallback):
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser) -> None:
         parser.add_argument("--profile", action="store_true", help="print where the time of a fit goes")
+
+    def _parse_ckpt_path(self) -> None:
+        """A run's settings are those of its YAML: hyperparameters that a checkpoint holds would replace them silently."""
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing has been built so far: the last look at what the configuration names."""
+        settings = self.config[self.subcommand]
+        refuse_other_than_classes(settings)
+        checkpoint = settings.ckpt_path
+        if checkpoint not in (
+            None,
+            "last",
+            "best",
+        ):  # a word of Lightning's, or an address of a file elsewhere
+            read_checkpoint(Path(checkpoint), "cpu")
+        settings.weights_only = True  # whatever the YAML says: a pickle runs code
 
     def _instantiate_trainer(self, config, callbacks):
         """The trainer with a run folder of its own, the retrieval monitor, and the best and last checkpoints kept there."""
@@ -88,15 +119,10 @@ def run(argv: Sequence[str]) -> None:
         InputError: instead of a traceback, for what a user can mend.
     """
     load_all()  # short class names resolve only once their module is imported
-    argv = list(argv)
-    checkpoint = _value_of(argv, "--ckpt_path")
-    if checkpoint not in (None, "last", "best") and not Path(checkpoint).is_file():
-        raise InputError(
-            f"--ckpt_path {checkpoint}: there is no such file; `mmvae fit` writes checkpoints into its run folder"
-        )
-    errors = _Tail()
+    argv, modules = without_trust(argv)
+    allow_only_known([*modules, *named_by(argv)])
     try:
-        with errors:
+        with quiet(), shown():
             _CLI(
                 MMVAE,
                 CaseData,
@@ -108,59 +134,33 @@ def run(argv: Sequence[str]) -> None:
                     "log_every_n_steps": 10,
                 },
                 auto_configure_optimizers=False,
-                parser_kwargs={"fit": {"parser_mode": "yaml"}},
+                parser_kwargs={
+                    "exit_on_error": False,
+                    **{
+                        name: {"exit_on_error": False, "epilog": EPILOG}
+                        for name in ("fit", "validate", "test")
+                    },
+                },
                 args=argv,
             )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            return
-        raise InputError(_explain(errors.text)) from stop
+    except ArgumentError as error:
+        raise InputError(_explain(error)) from error
+    except UnpicklingError as error:
+        raise InputError(
+            "the checkpoint that the trainer found holds more than plain values; nothing of it was run. Remove it, or name "
+            "another with --ckpt_path"
+        ) from error
+    except SystemExit as stop:  # of --help and --print_config
+        if stop.code not in (0, None):
+            raise
 
 
-def _value_of(argv: Sequence[str], flag: str) -> str | None:
-    for place, word in enumerate(argv):
-        if word == flag and place + 1 < len(argv):
-            return argv[place + 1]
-        if word.startswith(flag + "="):
-            return word.split("=", 1)[1]
-    return None
-
-
-class _Tail:
-    """Collects what the parser writes to standard error, so that one line of it can be shown."""
-
-    def __init__(self):
-        self.text = ""
-
-    def __enter__(self):
-        self._real, sys.stderr = sys.stderr, self
-        return self
-
-    def __exit__(self, kind, error, trace):
-        sys.stderr = self._real
-        if kind is not SystemExit:
-            return
-        # Only the parser exits; what else was written has been passed on as it came.
-
-    def write(self, text: str) -> int:
-        self.text += text
-        if "error:" not in self.text:
-            self._real.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._real.flush()
-
-    def isatty(self) -> bool:
-        return self._real.isatty()
-
-    def fileno(self) -> int:
-        return self._real.fileno()
-
-
-def _explain(text: str) -> str:
+def _explain(error: ArgumentError) -> str:
     """The parser's complaint in one line, with the installed modalities where a class was not found."""
-    said = " ".join(text.split("error:", 1)[-1].split())[:600]
+    denied = explain_denied(error)
+    if denied is not None:
+        return denied
+    said = " ".join(str(error).split())[:600]
     if "modalities" in said or "class_path" in said or "Import path" in said or "subclass" in said:
         names = ", ".join(f"{name} ({one.path.split(':')[1]})" for name, one in installed().items())
         said += f". Installed modalities: {names}; install others with pip, or give a full class path"

@@ -68,12 +68,12 @@ def read_cached(recipe: Modality, view: View, folder: Path | None) -> Observatio
                 )
         except (OSError, ValueError, KeyError, EOFError):
             path.unlink(missing_ok=True)
-    seen = recipe.read(view)
+    observation = recipe.read(view)
     buffer = io.BytesIO()
-    np.savez(buffer, value=seen.value.numpy(), mask=seen.mask.numpy())
+    np.savez(buffer, value=observation.value.numpy(), mask=observation.mask.numpy())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
     except OSError:
-        return seen
-    return seen
+        return observation
+    return observation

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset, DistributedSampler
 
 from mmvae.batch import MotionRange, Observation
-from mmvae.case import Case
+from mmvae.case import Case, View
 from mmvae.cohort import Cohort
 from mmvae.data.cache import read_cached
 from mmvae.discovery import kind_of
@@ -18,9 +18,18 @@ from mmvae.views import view_of
 
 
 class CaseDataset(Dataset):
-    """Cases as (case id, observations by role, present by role).
+    """Cases as (case id, observations by role, present by role), indexed by (case, epoch).
 
     With a motion range the images of a case move together, keyed by case and epoch, so that two processes see what one would.
+
+    Args:
+        cohort: Where the cases' files lie.
+        cases: Of the cohort, in this order.
+        modalities: Fitted recipes by role.
+        answer_roles: Roles that may see answers.
+        motion: How far a case may be moved; None: no augmentation.
+        seed: Of motion and augmentation.
+        cache: Folder for observations as read; beside each case in the cohort unless given.
     """
 
     def __init__(
@@ -40,7 +49,7 @@ class CaseDataset(Dataset):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def view(self, case: Case, role: str):
+    def view(self, case: Case, role: str) -> View:
         """What the role sees of the case."""
         recipe, answer = self.modalities[role], role in self.answer_roles
         return view_of(case, self.cohort.root, self.kinds[role], recipe, self.cohort.card.answers, answer)
@@ -57,16 +66,16 @@ class CaseDataset(Dataset):
             return None
         folder = (self.cache or self.cohort.root / "cases") / case.case_id / ".cache"
         try:
-            seen = read_cached(recipe, view, folder)
+            observation = read_cached(recipe, view, folder)
         except InputError as error:
             raise InputError(f"case {case.case_id}, role {role}: {error}") from error
         blank = recipe.blank()
-        if (seen.value.shape, seen.mask.shape) != (blank.value.shape, blank.mask.shape):
+        if (observation.value.shape, observation.mask.shape) != (blank.value.shape, blank.mask.shape):
             raise InputError(
-                f"case {case.case_id}, role {role}: read gives value {tuple(seen.value.shape)} and mask "
-                f"{tuple(seen.mask.shape)}, blank {tuple(blank.value.shape)} and {tuple(blank.mask.shape)}; they must agree"
+                f"case {case.case_id}, role {role}: read gives value {tuple(observation.value.shape)} and mask "
+                f"{tuple(observation.mask.shape)}, blank {tuple(blank.value.shape)} and {tuple(blank.mask.shape)}; they must agree"
             )
-        return seen if bool(seen.mask.any()) else None
+        return observation if bool(observation.mask.any()) else None
 
     def __getitem__(self, at: tuple[int, int]) -> tuple[str, dict[str, Observation], list[bool]]:
         index, epoch = at
@@ -76,17 +85,17 @@ class CaseDataset(Dataset):
             motion = self.motion.draw(
                 torch.Generator().manual_seed(seed_of("motion", self.seed, case_id, epoch))
             )
-        seen, present = {}, []
+        observations, present = {}, []
         for role, recipe in self.modalities.items():
-            one = self.observe(index, role)
-            present.append(one is not None)
-            if one is None:
-                one = recipe.blank()
+            observation = self.observe(index, role)
+            present.append(observation is not None)
+            if observation is None:
+                observation = recipe.blank()
             elif motion is not None:
                 generator = torch.Generator().manual_seed(seed_of(role, self.seed, case_id, epoch))
-                one = recipe.augment(one, motion, generator)
-            seen[role] = one
-        return case_id, seen, present
+                observation = recipe.augment(observation, motion, generator)
+            observations[role] = observation
+        return case_id, observations, present
 
 
 class EpochSampler(DistributedSampler):

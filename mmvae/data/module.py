@@ -1,9 +1,11 @@
 """A cohort's splits → batches for Lightning."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from mmvae.batch import Batch, MotionRange, collate
@@ -12,13 +14,15 @@ from mmvae.cohort import Cohort
 from mmvae.data.dataset import CaseDataset, EpochSampler
 from mmvae.errors import InputError
 
+_log = logging.getLogger(__name__)
+
 
 class CaseData(LightningDataModule):
     """Training, validation and test batches of a cohort; it has no modalities but takes the model's.
 
     Args:
         cohort: Folder with card.json and cases.jsonl.
-        batch_size: Cases a step and process.
+        batch_size: Cases per step and process.
         fold: Which fold of `splits.json`, where it holds folds.
         workers: DataLoader processes; 0 reads in the main process, which is best on 2 cores.
         motion: How far a case may be moved in training.
@@ -41,7 +45,6 @@ class CaseData(LightningDataModule):
         self.motion, self.cache, self.seed = motion, Path(cache) if cache else None, seed
         self._cohort: Cohort | None = None
         self._sets: dict[str, CaseDataset] = {}
-        self.left_out = 0
 
     @property
     def cohort(self) -> Cohort:
@@ -68,41 +71,45 @@ class CaseData(LightningDataModule):
         }
 
     def dataset(self, split: str) -> CaseDataset:
-        """The split's cases; training cases in which no role is present are left out and counted."""
+        """The split's cases; training cases in which no role is present are left out, and the log says how many."""
         if split not in self._sets:
-            model, cases = self.trainer.lightning_module, self.cases(split)
-            motion = self.motion if split == "train" else None
-            made = CaseDataset(
-                self.cohort, cases, model.modalities, model.answer_roles, motion, self.seed, self.cache
-            )
-            if split == "train":
-                kept = [
-                    i
-                    for i in range(len(made))
-                    if any(made.observe(i, role) is not None for role in made.modalities)
-                ]
-                if not kept:
-                    raise InputError(
-                        f"none of the {len(cases)} training cases has any of the roles {sorted(made.modalities)}"
-                    )
-                self.left_out = len(made) - len(kept)
-                if self.left_out:
-                    kept_cases = [made.cases[i] for i in kept]
-                    made = CaseDataset(
-                        self.cohort,
-                        kept_cases,
-                        model.modalities,
-                        model.answer_roles,
-                        motion,
-                        self.seed,
-                        self.cache,
-                    )
-            self._sets[split] = made
+            whole = self._dataset(self.cases(split), self.motion if split == "train" else None)
+            self._sets[split] = self._without_empty(whole) if split == "train" else whole
         return self._sets[split]
+
+    def _dataset(self, cases: Sequence[Case], motion: MotionRange | None) -> CaseDataset:
+        model = self._trainer.lightning_module
+        return CaseDataset(
+            self.cohort, cases, model.modalities, model.answer_roles, motion, self.seed, self.cache
+        )
+
+    def _without_empty(self, whole: CaseDataset) -> CaseDataset:
+        kept = [
+            case
+            for index, case in enumerate(whole.cases)
+            if any(whole.observe(index, role) is not None for role in whole.modalities)
+        ]
+        if not kept:
+            raise InputError(
+                f"none of the {len(whole)} training cases has any of the roles {sorted(whole.modalities)}"
+            )
+        if len(kept) == len(whole):
+            return whole
+        if self._trainer.is_global_zero:
+            _log.info("%d training cases have none of the roles and are left out", len(whole) - len(kept))
+        return self._dataset(kept, whole.motion)
+
+    @property
+    def _trainer(self) -> Trainer:
+        if self.trainer is None:
+            raise InputError(
+                "the data module has no trainer yet; its loaders are made within trainer.fit(...)"
+            )
+        return self.trainer
 
     def _loader(self, split: str, shuffle: bool) -> DataLoader:
         dataset = self.dataset(split)
-        sampler = EpochSampler(dataset, self.trainer, shuffle, self.seed)
+        sampler = EpochSampler(dataset, self._trainer, shuffle, self.seed)
         return DataLoader(
             dataset, self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=collate
         )

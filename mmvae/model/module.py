@@ -1,8 +1,8 @@
 """The LightningModule: experts of the visible roles, fused, score every present role."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,29 +21,17 @@ from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
 from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
 from mmvae.latent.space import Distance, Readout, RetrievalSpace, readouts
 from mmvae.modality import Modality, TrainingViews
+from mmvae.model.bound import BatchBound, refuse_non_finite
 from mmvae.model.checkpoint import config_differences, digest_of, read_checkpoint
-from mmvae.model.visibility import Visibility
+from mmvae.model.logging import parts_of, table_of_roles
+from mmvae.model.settings import check_draws, check_objective, check_roles
+from mmvae.model.visibility import Visibility, VisibilityDraw
 from mmvae.plain import from_plain, to_plain
 from mmvae.views import view_of
 
-BALANCED = 300.0
-ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds this is active
+BALANCED = 300.0  # weight × values of a complete observation, for a role without a weight of its own
 
-
-@dataclass(frozen=True)
-class Scored:
-    """One batch: its bound, the joint posterior of each subset, the experts (B, M, D) that were encoded (visible), and a 0 that ties in the rest."""
-
-    bound: Bound
-    posterior: Posterior
-    experts: Gaussian
-    visible: Bool[Tensor, "B M"]
-    tie: Float[Tensor, ""]
-
-    @property
-    def loss(self) -> Float[Tensor, ""]:
-        """What a training step minimises."""
-        return self.bound.loss + self.tie
+_log = logging.getLogger(__name__)
 
 
 class MMVAE(LightningModule):
@@ -57,11 +45,11 @@ class MMVAE(LightningModule):
         answer_roles: Roles that see answers: decoded in training, left out of every headline query.
         weights: Factor on each role's summed log-likelihood; `balanced`, for the unnamed, is 300 / values of a complete
             observation; 1 gives the exact bound.
-        visible: Chance of being encoded in a training step, .5 for the unnamed.
+        visible: Probability of being encoded in a training step, .5 for the unnamed.
         subsets: How many visible subsets a training step draws of each case. They share one encoding. Answer roles, whose
             decoders are small, are scored under each; every other role under one of them, so often that the expectation
             is the same (the subsampled bound of Wu & Goodman 2018, section 2.2, at the cost of one decoding).
-        scored: Chance that a training step decodes a case's role that is no answer role; its log-likelihood is divided by
+        scored: Probability that a training step decodes a case's role that is no answer role; its log-likelihood is divided by
             it, so that the expectation is the same. Below 1 a step is faster, and its gradient noisier.
         groups: Named sets of roles for evaluation and page.
         lr: AdamW's learning rate, with a cosine schedule to a tenth over the run.
@@ -86,55 +74,24 @@ class MMVAE(LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        if not modalities:
-            raise InputError(
-                "model.modalities is empty; name at least one role, e.g. --model.modalities.t2=T2"
-            )
         self.modalities = dict(modalities)
+        members = {f"groups.{name}": group for name, group in groups.items()}
+        named = {"answer_roles": answer_roles, "weights": list(weights), "visible": list(visible), **members}
+        check_roles(self.roles, named)
+        check_draws(subsets, scored, visible)
         self.latent_dim, self.rule, self.objective = latent_dim, fusion, objective
-        self.answer_roles, self.weights, self.visible, self.groups = (
-            list(answer_roles),
-            dict(weights),
-            dict(visible),
-            dict(groups),
-        )
-        if subsets < 1:
-            raise InputError(f"model.subsets is {subsets}; expected at least 1")
-        if not 0 < scored <= 1:
-            raise InputError(f"model.scored is {scored}; expected a chance above 0 and at most 1")
+        check_objective(objective, self.roles, self._components())
+        self.answer_roles, self.groups = list(answer_roles), dict(groups)
+        self.weights, self.visible = dict(weights), dict(visible)
         self.subsets, self.scored = subsets, scored
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self._readout: Readout | None = None
         self._distance: Distance = "cosine"
-        self.data_identity: dict = {}
+        self.data_identity: dict[str, Any] = {}
         self.supervision: dict[str, str] = {}
         self.bare = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
         self.log_power = nn.Parameter(torch.zeros(len(self.modalities))) if fusion.learns_power else None
-        for setting, named in (("answer_roles", answer_roles), ("weights", weights), ("visible", visible)):
-            for role in named:
-                if role not in self.modalities:
-                    raise InputError(
-                        f"model.{setting} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
-                    )
-        try:
-            self.objective.samples(self._components())
-        except ValueError as error:
-            raise InputError(f"model.objective: {error}") from error
-        for role in self.objective.reads():
-            if role not in self.modalities:
-                raise InputError(
-                    f"model.objective looks at {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
-                )
-        for name, members in self.groups.items():
-            for role in members:
-                if role not in self.modalities:
-                    raise InputError(
-                        f"model.groups.{name} names {role!r}, which is no role; model.modalities has {sorted(self.modalities)}"
-                    )
-        for role, chance in self.visible.items():
-            if not 0 <= chance <= 1:
-                raise InputError(f"model.visible.{role} is {chance}; expected a chance between 0 and 1")
         self.visibility = Visibility(
             tuple(self.visible.get(role, 0.5) for role in self.roles),
             tuple(role in self.answer_roles for role in self.roles),
@@ -216,32 +173,27 @@ class MMVAE(LightningModule):
         The second value is 0 and has a gradient path to every encoder, so that DDP needs no special strategy.
         """
         encode = batch.present if encode is None else encode & batch.present
-        means, logvars, tie = [], [], 0.0
+        means, logvars, tie = [], [], torch.zeros((), device=batch.present.device)
         for m, role in enumerate(self.roles):
             rows = encode[:, m].nonzero()[:, 0]
-            seen = batch.observations[role].clean()
+            observation = batch.observations[role].clean()
             mean = batch.present.new_zeros((len(batch.present), self.latent_dim), dtype=torch.float32)
             logvar = torch.zeros_like(mean)
             if len(rows) == len(mean):
-                one = self.encoders[role](seen.value, seen.mask)
-                mean, logvar = one.mean.float(), one.logvar.float()
+                expert = self.encoders[role](observation.value, observation.mask)
+                mean, logvar = expert.mean.float(), expert.logvar.float()
             elif len(rows):
-                some = seen.rows(rows)
-                one = self.encoders[role](some.value, some.mask)
-                mean, logvar = (
-                    mean.index_copy(0, rows, one.mean.float()),
-                    logvar.index_copy(0, rows, one.logvar.float()),
-                )
+                some = observation.rows(rows)
+                expert = self.encoders[role](some.value, some.mask)
+                mean = mean.index_copy(0, rows, expert.mean.float())
+                logvar = logvar.index_copy(0, rows, expert.logvar.float())
             elif self.training:
-                blank = self.modalities[role].blank()
-                value = blank.value[None].to(mean.device)
-                one = self.encoders[role](value, blank.mask[None].to(mean.device))
-                tie = tie + 0.0 * (one.mean.sum() + one.logvar.sum())
+                blank = _stack(self.modalities[role].blank(), mean.device)
+                expert = self.encoders[role](blank.value, blank.mask)
+                tie = tie + 0.0 * (expert.mean.sum() + expert.logvar.sum())
             means.append(mean)
             logvars.append(logvar)
-        return Gaussian(torch.stack(means, 1), torch.stack(logvars, 1)), torch.as_tensor(
-            tie, device=mean.device
-        ).float()
+        return Gaussian(torch.stack(means, 1), torch.stack(logvars, 1)), tie.float()
 
     def log_likelihoods(
         self, batch: Batch, z: Float[Tensor, "S N D"], share: Float[Tensor, "N M"] | None = None
@@ -262,19 +214,22 @@ class MMVAE(LightningModule):
                 tie = self._log_prob(role, _stack(self.modalities[role].blank(), z.device), z[0, :1])
                 columns.append(column + 0.0 * tie.sum())
                 continue
-            seen, whole = batch.observations[role], len(rows) == len(share)
+            observation, whole = batch.observations[role], len(rows) == len(share)
             if not (whole and subsets == samples == 1):
-                seen = seen.rows((rows // subsets).repeat(samples))
+                observation = observation.rows((rows // subsets).repeat(samples))
             at = (z if whole else z[:, rows]).flatten(0, 1)
-            score = self._log_prob(role, seen.clean(), at).unflatten(0, (samples, len(rows))) * share[rows, m]
+            score = (
+                self._log_prob(role, observation.clean(), at).unflatten(0, (samples, len(rows)))
+                * share[rows, m]
+            )
             columns.append(score if whole else column.index_copy(1, rows, score))
         return torch.stack(columns, -1)
 
-    def _log_prob(self, role: str, seen: Observation, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    def _log_prob(self, role: str, observation: Observation, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
         # float32 outside any autocast: a sum over 10⁵ voxels in bfloat16 keeps two digits.
-        score = self.decoders[role](z)
+        distribution = self.decoders[role](z)
         with torch.autocast(z.device.type, enabled=False):
-            return masked_sum(score.log_prob(seen.value).float(), seen.mask)
+            return masked_sum(distribution.log_prob(observation.value).float(), observation.mask)
 
     def posterior(self, experts: Gaussian, present: Bool[Tensor, "B M"]) -> Posterior:
         """The joint posterior of these experts, with a gradient to powers that are learned."""
@@ -299,109 +254,71 @@ class MMVAE(LightningModule):
 
     def _components(self) -> int:
         count = len(self.roles)
-        one = Gaussian(torch.zeros(1, count, 1), torch.zeros(1, count, 1))
-        return self.rule(one, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
+        experts = Gaussian(torch.zeros(1, count, 1), torch.zeros(1, count, 1))
+        return self.rule(experts, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
 
-    def bound(self, batch: Batch, training: bool = True) -> Scored:
-        """The objective of a batch and what it is made of; outside training all roles but the answer roles are visible."""
-        taken = batch.case_ids, batch.present, self.objective.samples(self._components()), self.latent_dim
-        drawn = (
-            self.visibility.training(*taken, self.current_epoch)
-            if training
-            else self.visibility.evaluation(*taken)
+    def training_draw(self, batch: Batch) -> VisibilityDraw:
+        """What this epoch's training step leaves to chance."""
+        samples = self.objective.samples(self._components())
+        return self.visibility.training(
+            batch.case_ids, batch.present, samples, self.latent_dim, self.current_epoch
         )
-        visible, subsets = drawn.visible, len(drawn.visible) // len(batch.present)
+
+    def evaluation_draw(self, batch: Batch) -> VisibilityDraw:
+        """All roles but the answer roles are visible; the noise is the same at every epoch."""
+        samples = self.objective.samples(self._components())
+        return self.visibility.evaluation(batch.case_ids, batch.present, samples, self.latent_dim)
+
+    def bound(self, batch: Batch, draw: VisibilityDraw | None = None) -> BatchBound:
+        """The objective of a batch and what it is made of, under the training draw unless another is given."""
+        draw = self.training_draw(batch) if draw is None else draw
+        visible, subsets = draw.visible, len(draw.visible) // len(batch.present)
         encoded = visible.unflatten(0, (-1, subsets)).any(1)
         experts, tie = self.experts(batch, encoded)
-        each = Gaussian(*(x.repeat_interleave(subsets, 0) for x in (experts.mean, experts.logvar)))
-        posterior = self.posterior(each, visible)
-        made = self.objective(
-            Evidence(
-                posterior,
-                experts,
-                encoded,
-                visible,
-                drawn.halves,
-                lambda z: self.log_likelihoods(batch, z, drawn.share),
-                torch.tensor([self.weight_of[role] for role in self.roles], device=visible.device),
-                drawn.noise,
-                self.current_epoch,
-                self.posterior,
-                {role: _flat(batch.observations[role].clean()) for role in self.objective.reads()},
-            )
+        by_row = Gaussian(*(x.repeat_interleave(subsets, 0) for x in (experts.mean, experts.logvar)))
+        posterior = self.posterior(by_row, visible)
+        evidence = Evidence(
+            posterior,
+            experts,
+            encoded,
+            visible,
+            draw.halves,
+            lambda z: self.log_likelihoods(batch, z, draw.share),
+            torch.tensor([self.weight_of[role] for role in self.roles], device=visible.device),
+            draw.noise,
+            self.current_epoch,
+            self.posterior,
+            {role: _flat(batch.observations[role].clean()) for role in self.objective.reads()},
         )
-        by_case = (x.unflatten(0, (-1, subsets)).mean(1) for x in (made.log_likelihood, made.kl))
-        return Scored(Bound(made.loss, *by_case, made.parts), posterior, experts, encoded, tie)
+        bound = self.objective(evidence)
+        by_case = (x.unflatten(0, (-1, subsets)).mean(1) for x in (bound.log_likelihood, bound.kl))
+        return BatchBound(Bound(bound.loss, *by_case, bound.parts), posterior, experts, encoded, tie)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        scored = self.bound(batch)
-        self._refuse_non_finite(scored.bound, batch)
-        self._log_parts("train", scored, batch)
-        return scored.loss
+        result = self.bound(batch)
+        refuse_non_finite(result.bound, batch, self.roles, self.current_epoch)
+        self._log_parts("train", result, batch)
+        return result.loss
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, object]:
         """Logs the parts of the bound; gives each case's posterior mean without answers, which the monitor ranks by."""
-        scored = self.bound(batch, training=False)
-        self._log_parts("val", scored, batch)
-        return {"case_ids": list(batch.case_ids), "mean": scored.posterior.mean.detach().cpu()}
+        result = self.bound(batch, self.evaluation_draw(batch))
+        self._log_parts("val", result, batch)
+        return {"case_ids": list(batch.case_ids), "mean": result.posterior.mean.detach().cpu()}
 
     def test_step(self, batch: Batch, index: int) -> None:
-        self._log_parts("test", self.bound(batch, training=False), batch)
+        self._log_parts("test", self.bound(batch, self.evaluation_draw(batch)), batch)
 
-    def _log_parts(self, stage: str, scored: Scored, batch: Batch) -> None:
-        """Loss, KL and active units of the joint posterior, and by role: share present, log-likelihood, its expert's KL and units."""
-        size, made = len(batch.case_ids), scored.bound
-        several = self.trainer.world_size > 1 and stage != "train"
-
-        def log(name: str, value: Tensor) -> None:
+    def _log_parts(self, stage: str, result: BatchBound, batch: Batch) -> None:
+        for name, value in parts_of(result, batch, self.roles):
             self.log(
                 f"{stage}/{name}",
                 value.detach(),
                 on_step=False,
                 on_epoch=True,
-                batch_size=size,
-                sync_dist=several,
+                batch_size=len(batch.case_ids),
+                sync_dist=self.trainer.world_size > 1 and stage != "train",
             )
-
-        def units(name: str, by_dimension: Float[Tensor, " D"]) -> None:
-            log(f"kl{name}", by_dimension.sum())
-            log(f"active_units{name}", (by_dimension > ACTIVE_KL).float().sum())
-
-        log("loss", made.loss)
-        log("bound_kl", made.kl.mean())
-        for name, value in made.parts.items():
-            log(name, value)
-        units("", scored.posterior.moment_matched().kl_to_prior().mean(0))
-        for m, role in enumerate(self.roles):
-            here, seen = batch.present[:, m], scored.visible[:, m]
-            log(f"share_present/{role}", here.float().mean())
-            if here.any():
-                log(f"log_likelihood/{role}", made.log_likelihood[here, m].mean())
-            if seen.any():
-                expert = Gaussian(scored.experts.mean[seen, m], scored.experts.logvar[seen, m])
-                units(f"/{role}", expert.kl_to_prior().mean(0))
-
-    def _refuse_non_finite(self, made: Bound, batch: Batch) -> None:
-        """Stops the run, naming where it began: a measured value, else a score, else the posterior."""
-        if torch.isfinite(made.loss):
-            return
-        values = {
-            role: ~torch.isfinite(seen.clean().value).reshape(len(seen.value), -1).all(1)
-            for role, seen in batch.observations.items()
-        }
-        scores = {role: ~torch.isfinite(made.log_likelihood[:, m]) for m, role in enumerate(self.roles)}
-        found = next(
-            (f for f in (values, scores) if any(bad.any() for bad in f.values())),
-            {"the posterior": ~torch.isfinite(made.kl)},
-        )
-        roles = [role for role, bad in found.items() if bad.any()]
-        rows = torch.stack(list(found.values())).any(0).tolist()
-        cases = [case_id for case_id, bad in zip(batch.case_ids, rows) if bad]
-        more = f" and {len(cases) - 5} more" if len(cases) > 5 else ""
-        raise InputError(
-            f"the loss is not finite in epoch {self.current_epoch}: role {', '.join(roles)}, case {', '.join(cases[:5]) or 'unknown'}{more}. "
-            "The last good checkpoint is kept; look at the cases with `mmvae show`, or lower model.lr"
-        )
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
@@ -419,21 +336,13 @@ class MMVAE(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def summary(self) -> str:
-        """Each role's class, weight, visibility and supervision: the hidden scale of a likelihood is no secret here."""
-        lines = [f"{'role':<12} {'class':<12} {'weight':>10} {'visible':>8}  supervision"]
-        for role in self.roles:
-            visible, cls = self.visible.get(role, 0.5), type(self.modalities[role]).__name__
-            lines.append(
-                f"{role:<12} {cls:<12} {self.weight_of[role]:>10.4g} {visible:>8.2f}  {self.supervision.get(role, 'none')}"
-            )
-        return "\n".join(lines)
+        """Class, weight, visibility and supervision per role."""
+        return table_of_roles(self.modalities, self.weight_of, self.visibility.probability, self.supervision)
 
     def on_fit_start(self) -> None:
         if self.trainer.is_global_zero:
-            print(self.summary())
-            data = self.trainer.datamodule
-            if data is not None and data.left_out:
-                print(f"{data.left_out} training cases have none of the roles and are left out")
+            for line in self.summary().splitlines():
+                _log.info(line)
 
     # ---- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -524,12 +433,13 @@ def _readout_and_distance(kept: Mapping[str, Any]) -> tuple[Readout | None, Dist
     return kept["readout"] and Readout(*kept["readout"]), kept["distance"]
 
 
-def _flat(seen: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B V"]]:
+def _flat(observation: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B V"]]:
     """Values side by side, and for each whether it was measured: an event counts as often as it has values."""
-    event = (1,) * (seen.value.dim() - seen.mask.dim())
-    mask = seen.mask.reshape(*seen.mask.shape, *event).expand(seen.value.shape)
-    return seen.value.flatten(1).float(), mask.flatten(1)
+    event = (1,) * (observation.value.dim() - observation.mask.dim())
+    mask = observation.mask.reshape(*observation.mask.shape, *event).expand(observation.value.shape)
+    return observation.value.flatten(1).float(), mask.flatten(1)
 
 
-def _stack(seen: Observation, device) -> Observation:
-    return Observation(seen.value[None].to(device), seen.mask[None].to(device))
+def _stack(observation: Observation, device: torch.device) -> Observation:
+    """A batch of this one."""
+    return Observation(observation.value[None].to(device), observation.mask[None].to(device))

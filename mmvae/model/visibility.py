@@ -1,4 +1,4 @@
-"""What a training step leaves to chance: which of a case's roles are seen, which are scored, and the noise."""
+"""What a training step leaves to chance: which of a case's roles are visible, which are scored, and the noise."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from mmvae.seeds import seed_of
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One draw for a batch, a row a subset (N = B × subsets, a case's side by side).
+class VisibilityDraw:
+    """One draw for a batch: a row per subset (N = B × subsets), those of a case side by side.
 
     Args:
         visible: Which roles the posterior is formed from.
         share: By how much a role's log-likelihood under this subset counts: 0 is not decoded; its expected mean over a case's subsets is 1.
-        noise: Standard normal, so many draws as the objective takes.
-        halves: Of each case's encoded roles two disjoint parts (B, M), none empty; both empty where fewer than two are encoded.
+        noise: Standard normal, as many draws as the objective takes.
+        halves: Two disjoint parts (B, M) of each case's encoded roles, neither empty; both empty where fewer than two are encoded.
     """
 
     visible: Bool[Tensor, "N M"]
@@ -41,14 +41,14 @@ class Visibility:
     """Draws visible subsets, keyed by case and epoch, so that two processes see what one would.
 
     Args:
-        chance: Of each role to be encoded in a training step.
+        probability: Of each role, of being encoded in a training step.
         answer: Which roles see answers: scored under each subset in training, never visible outside it.
-        subsets: Visible subsets drawn of each case in a training step.
-        scored: Chance of a role that is no answer role to be scored in a training step.
+        subsets: Visible subsets that a training step draws per case.
+        scored: Probability with which a training step scores a role that is no answer role.
         seed: Of all draws.
     """
 
-    chance: tuple[float, ...]
+    probability: tuple[float, ...]
     answer: tuple[bool, ...]
     subsets: int
     scored: float
@@ -60,26 +60,33 @@ class Visibility:
 
     def training(
         self, case_ids: Sequence[str], present: Bool[Tensor, "B M"], samples: int, latent_dim: int, epoch: int
-    ) -> Drawn:
-        """Each present role is visible by its chance; where none is drawn, one of the present is.
+    ) -> VisibilityDraw:
+        """Each present role is visible with its probability; where none is drawn, one of the present is.
 
-        A role that is no answer role is scored under one of the subsets, as often as `scored` says.
+        A role that is no answer role is scored under one of the subsets, with probability `scored`.
+
+        Args:
+            case_ids: Whose draws these are.
+            present: Which roles each case has.
+            samples: Draws of noise per row.
+            latent_dim: D.
+            epoch: Part of the key, so that each epoch draws anew.
         """
-        chance, answer, subsets = torch.tensor(self.chance), torch.tensor(self.answer), self.subsets
+        probability, answer, subsets = torch.tensor(self.probability), torch.tensor(self.answer), self.subsets
         visible, share, noise, halves = [], [], [], []
         for here, generator in zip(present.cpu(), self._generators(case_ids, epoch)):
             for _ in range(subsets):
-                drawn = (torch.rand(len(chance), generator=generator) < chance) & here
-                fallback = torch.rand(len(chance), generator=generator) * here * (chance > 0)
-                if not drawn.any() and here.any():
-                    drawn[(fallback if fallback.any() else here.float()).argmax()] = True
-                visible.append(drawn)
+                subset = (torch.rand(len(probability), generator=generator) < probability) & here
+                fallback = torch.rand(len(probability), generator=generator) * here * (probability > 0)
+                if not subset.any() and here.any():
+                    subset[(fallback if fallback.any() else here.float()).argmax()] = True
+                visible.append(subset)
                 noise.append(torch.randn(samples, latent_dim, generator=generator))
             once = torch.arange(subsets)[:, None] == torch.randint(subsets, answer.shape, generator=generator)
             decoded = torch.rand(answer.shape, generator=generator) < self.scored
             share.append(torch.where(answer, 1.0, once * decoded * (subsets / self.scored)))
             halves.append(_halves(torch.stack(visible[-subsets:]).any(0), generator))
-        return Drawn(
+        return VisibilityDraw(
             torch.stack(visible).to(present.device),
             torch.cat(share).to(present.device),
             torch.stack(noise).to(present.device),
@@ -88,14 +95,21 @@ class Visibility:
 
     def evaluation(
         self, case_ids: Sequence[str], present: Bool[Tensor, "B M"], samples: int, latent_dim: int
-    ) -> Drawn:
-        """All present roles but the answer roles are visible, all are scored; the noise is the same at every epoch."""
+    ) -> VisibilityDraw:
+        """All present roles but the answer roles are visible, all are scored; the noise is the same at every epoch.
+
+        Args:
+            case_ids: Whose draws these are.
+            present: Which roles each case has.
+            samples: Draws of noise per row.
+            latent_dim: D.
+        """
         visible = present & ~torch.tensor(self.answer, device=present.device)
         noise, halves = [], []
         for here, generator in zip(visible.cpu(), self._generators(case_ids, -1)):
             noise.append(torch.randn(samples, latent_dim, generator=generator))
             halves.append(_halves(here, generator))
-        return Drawn(
+        return VisibilityDraw(
             visible,
             torch.ones_like(present).float(),
             torch.stack(noise).to(present.device),

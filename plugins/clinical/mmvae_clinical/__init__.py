@@ -4,15 +4,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import starmap
+from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from pyro.distributions import Categorical, StudentT
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from mmvae.batch import Observation
-from mmvae.case import View
+from mmvae.case import Field, View
 from mmvae.errors import InputError
 from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import Modality, TrainingViews
@@ -41,7 +43,7 @@ class Fields(TorchDistribution):
         super().__init__(torch.Size([*batch, len(sizes)]), validate_args=False)
 
     def _joined(
-        self, numbers: Float[Tensor, "*batch N"], categories: Float[Tensor, "*batch C"]
+        self, numbers: Float[Tensor, "*batch N"], categories: Num[Tensor, "*batch C"]
     ) -> Float[Tensor, "*batch F"]:
         order = torch.cat([self.number_at, self.category_at]).argsort().to(numbers.device)
         return torch.cat([numbers, categories.to(numbers.dtype)], -1)[..., order]
@@ -64,7 +66,11 @@ class Fields(TorchDistribution):
 
 
 class _Columns(nn.Module):
-    """Where fields of given sizes lie in a table whose rows have a column a number and a column a category's value."""
+    """Where fields of given sizes lie in a table with one column per number and one per value of a category."""
+
+    number_at: Tensor
+    category_at: Tensor
+    own: Tensor
 
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
@@ -141,50 +147,41 @@ class Clinical(Modality):
     categories: tuple[tuple[str, ...], ...] | None = None
 
     def fitted(self, training: TrainingViews) -> "Clinical":
-        seen = [view.record for view in training.views]
-        known = sorted({name for record in seen for name in record})
-        names = tuple(known) if self.fields is None else tuple(
-            name for given in self.fields for name in (_matching(given, known) if "*" in given else [given])
-        )  # fmt: skip
-        names = tuple(dict.fromkeys(names))
-        if not names:
+        records = [view.record for view in training.views]
+        known = sorted({name for record in records for name in record})
+        given = ("*",) if self.fields is None else self.fields
+        found = [name for each in given for name in (_matching(each, known) if "*" in each else [each])]
+        if not found:
             raise InputError(
-                "Clinical found no record field in the training cases; give the scan `--records`, or drop the role"
+                "Clinical found no record field in the training cases; give the scan a table of records, or drop the role"
             )
-        rows = []
-        for name in names:
-            values = [record[name] for record in seen if name in record]
-            declared = training.card.fields.get(name)
+        columns = []
+        for name in dict.fromkeys(found):
+            values, declared = [r[name] for r in records if name in r], training.card.fields.get(name)
             if not values and declared is None:
                 raise InputError(
-                    f"Clinical.fields names {name!r}, which no training case has; it has {sorted({n for r in seen for n in r})}"
+                    f"Clinical.fields names {name!r}, which no training case has; they have {known}"
                 )
-            category = declared is not None and declared.type == "category"
-            if category or any(isinstance(v, str) for v in values):
-                known = {*(declared.values if declared else ()), *map(str, values)}
-                rows.append((0.0, 1.0, False, tuple(sorted(known))))
-                continue
-            x = torch.tensor([float(v) for v in values], dtype=torch.float64)
-            log = len(x) > 7 and bool((x > 0).all()) and _skewness(x) > SKEWED
-            x = x.log() if log else x
-            low, middle, high = (
-                torch.quantile(x, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)).tolist()
-                if len(x)
-                else (0, 0, 0)
-            )
-            # A field whose middle half is one value has no interquartile range; its deviation, else 1, stands in.
-            spread = (high - low) / 1.349 or (float(x.std()) if len(x) > 1 else 0.0) or 1.0
-            rows.append((round(middle, 6), round(spread, 6) or 1.0, log, ()))
-        centre, spread, log, categories = zip(*rows)
+            columns.append(_column(name, values, declared))
         return replace(
-            self, fields=tuple(names), centre=centre, spread=spread, log=log, categories=categories
+            self,
+            fields=tuple(c.name for c in columns),
+            centre=tuple(c.centre for c in columns),
+            spread=tuple(c.spread for c in columns),
+            log=tuple(c.log for c in columns),
+            categories=tuple(c.values for c in columns),
         )
 
-    @property
-    def _sizes(self) -> tuple[int, ...]:
-        if self.categories is None:
+    def _columns(self) -> tuple["_Column", ...]:
+        """What fitting found out, field by field."""
+        fitted = self.fields, self.centre, self.spread, self.log, self.categories
+        if any(part is None for part in fitted):
             raise InputError("Clinical is not fitted yet; call fitted(...) with the training views first")
-        return tuple(map(len, self.categories))
+        return tuple(starmap(_Column, zip(*cast(tuple[tuple[Any, ...], ...], fitted))))
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Number of categories of each field; 0: a number."""
+        return tuple(len(column.values) for column in self._columns())
 
     def present(self, view: View) -> bool:
         if self.fields is None:
@@ -192,26 +189,11 @@ class Clinical(Modality):
         return any(_matching(given, view.record) for given in self.fields)
 
     def read(self, view: View) -> Observation:
-        value, mask = [0.0] * len(self._sizes), [False] * len(self._sizes)
-        for n, (name, values) in enumerate(zip(self.fields, self.categories)):
-            raw = view.record.get(name)
-            if raw is None:
-                continue
-            if values:
-                if str(raw) in values:  # a category that training never saw is missing
-                    value[n], mask[n] = float(values.index(str(raw))), True
-                continue
-            try:
-                number = float(raw)
-            except ValueError as error:
-                raise InputError(f"record field {name!r} is {raw!r}, expected a number") from error
-            if not math.isfinite(number):
-                raise InputError(f"record field {name!r} is {raw!r}; a missing value is absent or null")
-            if self.log[n] and number <= 0:
-                continue  # outside what the field can be in log
-            number = math.log(number) if self.log[n] else number
-            value[n], mask[n] = (number - self.centre[n]) / self.spread[n], True
-        return Observation(torch.tensor(value), torch.tensor(mask))
+        values = [column.read(view.record.get(column.name)) for column in self._columns()]
+        return Observation(
+            torch.tensor([0.0 if value is None else value for value in values]),
+            torch.tensor([value is not None for value in values]),
+        )
 
     def misfits(self, view: View) -> Sequence[str]:
         found = []
@@ -222,13 +204,14 @@ class Clinical(Modality):
         return found
 
     def blank(self) -> Observation:
-        return Observation(torch.zeros(len(self._sizes)), torch.zeros(len(self._sizes), dtype=torch.bool))
+        count = len(self._sizes())
+        return Observation(torch.zeros(count), torch.zeros(count, dtype=torch.bool))
 
     def encoder(self, latent_dim: int) -> nn.Module:
-        return _Encoder(self._sizes, latent_dim)
+        return _Encoder(self._sizes(), latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        return _Decoder(self._sizes, latent_dim)
+        return _Decoder(self._sizes(), latent_dim)
 
     def render(self, view: View) -> str:
         names = self.fields if self.fields is not None else sorted(view.record)
@@ -236,18 +219,70 @@ class Clinical(Modality):
         said = [f"{_words(name)} {shown(view.record[name])}" for name in names if name in view.record]
         return "; ".join(said) or "no record"
 
-    def describe(self, seen: Observation) -> str:
-        said = []
-        for n, (name, values) in enumerate(zip(self.fields, self.categories)):
-            if not seen.mask[n]:
-                continue
-            x = float(seen.value[n])
-            if values:
-                said.append(f"{_words(name)} {values[int(x)]}")
-            else:
-                natural = x * self.spread[n] + self.centre[n]
-                said.append(f"{_words(name)} {math.exp(min(natural, 50)) if self.log[n] else natural:.3g}")
+    def describe(self, observation: Observation) -> str:
+        said = [
+            f"{_words(column.name)} {column.word(float(value))}"
+            for column, value, measured in zip(self._columns(), observation.value, observation.mask)
+            if measured
+        ]
         return "; ".join(said) or "no record"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One fitted field: how its values in the record become numbers, and back."""
+
+    name: str
+    centre: float
+    spread: float
+    log: bool
+    values: tuple[str, ...]
+
+    def read(self, raw: object) -> float | None:
+        """The number that the model sees; None where it is missing.
+
+        Raises:
+            InputError: where a number is expected and there is none.
+        """
+        if raw is None:
+            return None
+        if self.values:  # a category that training never saw is missing
+            return float(self.values.index(str(raw))) if str(raw) in self.values else None
+        try:
+            number = float(cast(Any, raw))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"record field {self.name!r} is {raw!r}, expected a number") from error
+        if not math.isfinite(number):
+            raise InputError(f"record field {self.name!r} is {raw!r}; a missing value is absent or null")
+        if self.log and number <= 0:
+            return None  # outside what the field can be in log
+        return ((math.log(number) if self.log else number) - self.centre) / self.spread
+
+    def word(self, x: float) -> str:
+        """The value that a number of the model stands for."""
+        if self.values:
+            return self.values[int(x)]
+        natural = x * self.spread + self.centre
+        return f"{math.exp(min(natural, 50)) if self.log else natural:.3g}"
+
+
+def _column(name: str, values: Sequence[Any], declared: Field | None) -> _Column:
+    """A field's statistics over the training cases: median and interquartile range, in log where skewed; or its categories."""
+    category = declared is not None and declared.type == "category"
+    if category or any(isinstance(value, str) for value in values):
+        known = {*(declared.values if declared else ()), *map(str, values)}
+        return _Column(name, 0.0, 1.0, False, tuple(sorted(known)))
+    x = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    log = len(x) > 7 and bool((x > 0).all()) and _skewness(x) > SKEWED
+    x = x.log() if log else x
+    low, middle, high = (
+        torch.quantile(x, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)).tolist()
+        if len(x)
+        else (0.0, 0.0, 0.0)
+    )
+    # A field whose middle half is one value has no interquartile range; its standard deviation, else 1, stands in.
+    spread = (high - low) / 1.349 or (float(x.std()) if len(x) > 1 else 0.0) or 1.0
+    return _Column(name, round(middle, 6), round(spread, 6) or 1.0, log, ())
 
 
 def _skewness(x: Tensor) -> float:

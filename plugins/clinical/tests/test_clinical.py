@@ -6,7 +6,7 @@ import torch
 from mmvae_clinical import Clinical
 from scipy import stats
 
-from mmvae.case import Card, View
+from mmvae.case import Card, Field, View
 from mmvae.errors import InputError
 from mmvae.modality import TrainingViews
 from mmvae.testing import CHECKS, Subject
@@ -19,7 +19,7 @@ RECORDS = [
     }
     for n in range(9)
 ] + [{"age_years": 41, "marker": 3.0, "sex": "F"}]
-CARD = Card("c", "table", fields={"sex": {"type": "category", "values": ["F", "M"]}})
+CARD = Card("c", "table", fields={"sex": Field("category", values=("F", "M"))})
 
 
 def views_of(folder):

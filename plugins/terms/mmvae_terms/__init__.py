@@ -1,8 +1,9 @@
-"""A case's findings as controlled terms, each with its chance, with silence told from denial."""
+"""A case's findings as controlled terms, each with its probability; silence is not denial."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -57,94 +58,95 @@ class Terms(Modality):
         if self.source == "labels":
             if self.label is None:
                 raise InputError("Terms has source: labels and no label; name one of the card's targets")
-            seen = sorted(
-                {str(view.labels[self.label]) for view in training.views if self.label in view.labels}
-            )
-            if not seen:
+            names = sorted({name for view in training.views for name in self._listed(view) or ()})
+            if not names:
                 raise InputError(
                     f"Terms finds the label {self.label!r} in no training case; the card's targets are "
                     f"{list(training.card.targets)}, and a role made of a label must stand in model.answer_roles"
                 )
-            listed = [{"name": name, "parent": self.label} for name in seen]
+            listed = [{"name": name, "parent": self.label} for name in names]
             return self._counted(listed, training)
-        listed = self._from_file() if self.file else list(training.card.terms)
+        listed = _terms_in(self.file) if self.file else list(training.card.terms)
         if not listed:
             raise InputError(
                 "the cohort's card lists no terms and Terms.file is not set; give one of the two, or drop the role"
             )
         return self._counted(listed, training)
 
-    def _counted(self, listed: list[dict], training: TrainingViews) -> "Terms":
+    def _counted(self, listed: Sequence[Mapping[str, Any]], training: TrainingViews) -> "Terms":
         named = replace(
             self, names=tuple(t["name"] for t in listed), parents=tuple(t.get("parent") or "" for t in listed)
         )
         stated, answered = torch.zeros(len(listed)), torch.zeros(len(listed))
         for view in training.views:
-            seen = named.read(view)
-            stated, answered = stated + seen.value, answered + seen.mask
+            observation = named.read(view)
+            stated, answered = stated + observation.value, answered + observation.mask
         return replace(named, share=tuple(((stated + 0.5) / (answered + 1)).tolist()))
 
-    def _from_file(self) -> list[dict]:
-        try:
-            plain = yaml.safe_load(Path(self.file).read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"Terms.file {self.file!r} cannot be read: {error}".splitlines()[0]) from error
-        listed = [{"name": item} if isinstance(item, str) else item for item in plain or []]
-        if not listed or any(not isinstance(item, dict) or "name" not in item for item in listed):
-            raise InputError(f"Terms.file {self.file!r}: expected a list of names or of {{name, parent}}")
-        return listed
-
     def _listed(self, view: View) -> set[str] | None:
+        """The terms that a case states; None where it is silent."""
         if self.source == "labels":
-            return {str(view.labels[self.label])} if self.label in view.labels else None
+            return {str(view.labels[self.label])} if self.label and self.label in view.labels else None
         return set(view.terms) if view.terms is not None else None
 
-    @property
-    def _count(self) -> int:
-        if self.names is None:
+    def _fitted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...]]:
+        """Names, parents and shares, which only a fitted recipe has; shares are empty while they are counted."""
+        if self.names is None or self.parents is None:
             raise InputError("Terms is not fitted yet; call fitted(...) with the training views first")
-        return len(self.names)
+        return self.names, self.parents, self.share or ()
 
     def present(self, view: View) -> bool:
         return self._listed(view) is not None
 
     def read(self, view: View) -> Observation:
-        listed, count = self._listed(view) or set(), self._count
-        value = torch.tensor([float(name in listed) for name in self.names])
-        terms = set(self.names)
-        answered = {parent for name, parent in zip(self.names, self.parents) if name in listed}
-        mask = [parent in answered or parent == "" or parent in terms for parent in self.parents]
-        seen = self._listed(view) is not None
-        return Observation(
-            value, torch.tensor(mask) if seen else torch.zeros(count, dtype=torch.bool)
-        ).clean()
+        names, parents, _ = self._fitted()
+        listed = self._listed(view)
+        if listed is None:
+            return self.blank()
+        answered = {parent for name, parent in zip(names, parents) if name in listed}
+        mask = [parent in answered or parent == "" or parent in names for parent in parents]
+        value = torch.tensor([float(name in listed) for name in names])
+        return Observation(value, torch.tensor(mask)).clean()
 
     def misfits(self, view: View) -> list[str]:
         unknown = sorted((self._listed(view) or set()) - set(self.names or ()))
         return [f"the term {name!r} was never seen in training" for name in unknown]
 
     def blank(self) -> Observation:
-        return Observation(torch.zeros(self._count), torch.zeros(self._count, dtype=torch.bool))
+        count = len(self._fitted()[0])
+        return Observation(torch.zeros(count), torch.zeros(count, dtype=torch.bool))
 
     def teaches(self, kind: str) -> str:
         return "labels" if self.source == "labels" else "findings"
 
     def encoder(self, latent_dim: int) -> nn.Module:
-        return _Encoder(self._count, latent_dim)
+        return _Encoder(len(self._fitted()[0]), latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        # The chance of each term; divided by its deviation, a rare term counts as a common one.
-        share = torch.tensor(self.share)
+        # The probability of each term; divided by its standard deviation, a rare term counts as a common one.
+        share = torch.tensor(self._fitted()[2])
         return AnswerDecoder(share, (share * (1 - share)).sqrt(), latent_dim)
 
     def render(self, view: View) -> str:
         return "; ".join(sorted(self._listed(view) or ())) or "no finding stated"
 
-    def describe(self, seen: Observation) -> str:
-        order = seen.value.argsort(descending=True)
-        said = [
-            f"{self.names[n]} {float(seen.value[n]):.2f}"
+    def describe(self, observation: Observation) -> str:
+        names, order = self._fitted()[0], observation.value.argsort(descending=True)
+        stated = [
+            f"{names[n]} {float(observation.value[n]):.2f}"
             for n in order.tolist()
-            if seen.mask[n] and seen.value[n] >= 0.5
+            if observation.mask[n] and observation.value[n] >= 0.5
         ]
-        return "; ".join(said) or "no finding"
+        return "; ".join(stated) or "no finding"
+
+
+def _terms_in(file: str) -> list[Mapping[str, Any]]:
+    """Names and parents of a YAML list."""
+    try:
+        plain = yaml.safe_load(Path(file).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"Terms.file {file!r} cannot be read: {error}".splitlines()[0]) from error
+    listed = [{"name": item} if isinstance(item, str) else item for item in plain or []]
+    if not listed or any(not isinstance(item, dict) or "name" not in item for item in listed):
+        raise InputError(f"Terms.file {file!r}: expected a list of names or of {{name, parent}}")
+    return listed

