@@ -32,10 +32,10 @@ def reading(patient: Patient, rng: np.random.Generator) -> Findings:
     p, f = parameters(), patient.findings
     if f.curve is not None:
         seen = curve_type(
-            patient.tissues[f.solid_tissue],
+            patient.tissues[f.solid_tissue],  # pyright: ignore[reportArgumentType]
             patient.tissues["myometrium"],
             p["reader_noise"],
-            rng,  # pyright: ignore[reportArgumentType]
+            rng,
         )
         f = replace(f, curve=seen)
     wrong = lambda: rng.random() < p["findings"]["wrong"]  # noqa: E731
