@@ -22,7 +22,7 @@ from mmvae.errors import InputError
 from mmvae.ingest.progress import Progress, no_progress
 from mmvae.phantom import enhanced
 from mmvae.phantom.cohort import FIELDS, RELEVANCE, in_processes, labels_of, pseudonym, words_about
-from mmvae.phantom.enhanced import ENHANCED_MR
+from mmvae.phantom.enhanced import ENHANCED_MR, item
 from mmvae.phantom.patient import Patient, population
 from mmvae.phantom.scanner import Examination, Series, examine
 
@@ -57,32 +57,19 @@ def uid(*parts: object) -> UID:
 
 def _common(patient: Patient, seed: int, exam: Examination) -> Dataset:
     """What is the same in all files of a study: patient, study and equipment modules with every type 2 element."""
-    data, name = Dataset(), pseudonym("p", seed, patient.number)
-    data.PatientName, data.PatientID, data.PatientBirthDate, data.PatientSex = (
-        f"Phantom^{name}",
-        name,
-        "",
-        "F",
-    )
+    name = pseudonym("p", seed, patient.number)
+    data = item(
+        PatientName=f"Phantom^{name}", PatientID=name, PatientBirthDate="", PatientSex="F",
+        StudyInstanceUID=uid("study", seed, patient.number), StudyDate="20200101", StudyTime="090000",
+        AccessionNumber=pseudonym("a", seed, patient.number), StudyID="1", ReferringPhysicianName="",
+        Manufacturer=VENDOR[exam.scanner], ManufacturerModelName=exam.scanner, DeviceSerialNumber="0", SoftwareVersions="1",
+        FrameOfReferenceUID=uid("frame", seed, patient.number), PositionReferenceIndicator="", Modality="MR", PatientPosition="HFS",
+        BodyPartExamined="PELVIS",
+    )  # fmt: skip
     if "age_years" in patient.record:
         data.PatientAge = f"{int(patient.record['age_years']):03d}Y"
     if "weight_kg" in patient.record:
         data.PatientWeight = str(patient.record["weight_kg"])
-    data.StudyInstanceUID, data.StudyDate, data.StudyTime = (
-        uid("study", seed, patient.number),
-        "20200101",
-        "090000",
-    )
-    data.AccessionNumber, data.StudyID, data.ReferringPhysicianName = (
-        pseudonym("a", seed, patient.number),
-        "1",
-        "",
-    )
-    data.Manufacturer, data.ManufacturerModelName = VENDOR[exam.scanner], exam.scanner
-    data.DeviceSerialNumber, data.SoftwareVersions = "0", "1"
-    data.FrameOfReferenceUID, data.PositionReferenceIndicator = uid("frame", seed, patient.number), ""
-    data.Modality, data.PatientPosition = "MR", "HFS"
-    data.BodyPartExamined = "PELVIS"
     return data
 
 
@@ -102,7 +89,7 @@ class _Study:
         self.number, self.start = 0, 9 * 3600 + float(self.rng.integers(0, 3600))
 
     def write(self, series: Series) -> None:
-        """The series as its vendor lays it out: one series a phase (Siemens), enhanced (a Philips T2), else one series."""
+        """The series as its vendor lays it out: one series per phase (Siemens), one enhanced object (a Philips T2), else one series."""
         times = series.facts.get("PhaseTime_s", [0.0] * len(series.volumes))
         if self.exam.scanner == "philips" and series.role == "t2":
             self._enhanced(series)
@@ -127,21 +114,20 @@ class _Study:
         return data
 
     def _plane(self, data: Dataset, series: Series) -> None:
+        """Sets acquisition and geometry of a series of single-frame images."""
         facts, steps = series.facts, np.linalg.norm(series.affine[:3, :3], axis=0)
-        data.SOPClassUID, data.ImageType = MR_IMAGE, ["ORIGINAL", "PRIMARY", "M"]
-        data.ScanningSequence = (
-            ["EP", "SE"] if facts["ScanningSequence"] == "EP" else facts["ScanningSequence"]
-        )
-        data.SequenceVariant, data.MRAcquisitionType = "SK", "3D" if series.role == "contrast" else "2D"
-        data.ScanOptions = "FS" if facts["fat_saturated"] else "PFP"
-        data.RepetitionTime, data.EchoTime = f"{facts['RepetitionTime']:g}", f"{facts['EchoTime']:g}"
-        data.FlipAngle, data.EchoTrainLength = (
-            f"{facts.get('FlipAngle', 90):g}",
-            str(facts.get("EchoTrainLength", 1)),
-        )
-        data.SliceThickness = data.SpacingBetweenSlices = f"{steps[2]:.4g}"
-        data.PixelSpacing = [f"{steps[1]:.6g}", f"{steps[0]:.6g}"]
-        data.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+        planar, thickness = facts["ScanningSequence"] == "EP", f"{steps[2]:.4g}"
+        data.update(
+            item(
+                SOPClassUID=MR_IMAGE, ImageType=["ORIGINAL", "PRIMARY", "M"],
+                ScanningSequence=["EP", "SE"] if planar else facts["ScanningSequence"], SequenceVariant="SK",
+                MRAcquisitionType="3D" if series.role == "contrast" else "2D", ScanOptions="FS" if facts["fat_saturated"] else "PFP",
+                RepetitionTime=f"{facts['RepetitionTime']:g}", EchoTime=f"{facts['EchoTime']:g}",
+                FlipAngle=f"{facts.get('FlipAngle', 90):g}", EchoTrainLength=str(facts.get("EchoTrainLength", 1)),
+                SliceThickness=thickness, SpacingBetweenSlices=thickness, PixelSpacing=[f"{steps[1]:.6g}", f"{steps[0]:.6g}"],
+                ImageOrientationPatient=["1", "0", "0", "0", "1", "0"],
+            )
+        )  # fmt: skip
 
     def _samples(self, data: Dataset, volume: np.ndarray) -> None:
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -171,51 +157,59 @@ class _Study:
             data.DiffusionBValue = float(b)
 
     def _classic(
-        self, series: Series, volumes: Sequence[np.ndarray], times: Sequence[float], part: int
+        self, series: Series, volumes: Sequence[np.ndarray], times: Sequence[float], first: int
     ) -> None:
+        """One single-frame image per slice of each volume.
+
+        Args:
+            series: Of the examination.
+            volumes: Those of its volumes that make a series of their own.
+            times: Seconds after the series' start, one per volume.
+            first: Number of the first volume in the series, from 0.
+        """
         data = self._head(series)
         self._plane(data, series)
         self._samples(data, volumes[0])
-        b_values = series.facts.get("DiffusionBValue")
         folder = self.folder / f"{self.number:03d}"
         folder.mkdir(parents=True)
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = UID(MR_IMAGE)
-        meta.TransferSyntaxUID = (
-            ImplicitVRLittleEndian if self.exam.scanner == "ge" else ExplicitVRLittleEndian
-        )
-        meta.ImplementationClassUID = uid("mmvae")
-        count, slices, sample_type = 0, volumes[0].shape[0], "<i2" if data.PixelRepresentation else "<u2"
-        corner, step = series.affine[:3, 3], series.affine[:3, 2]
+        b_values, count = series.facts.get("DiffusionBValue"), 0
         for repeat, volume in enumerate(volumes):
-            data.AcquisitionNumber = str(1 + part + repeat)
-            data.AcquisitionTime = data.ContentTime = _clock(
-                self.start + times[repeat] if b_values is None else self.start + repeat
-            )
+            data.AcquisitionNumber = str(1 + first + repeat)
+            after_s = times[repeat] if b_values is None else repeat
+            data.AcquisitionTime = data.ContentTime = _clock(self.start + after_s)
             if b_values is not None:
                 self._b_value(data, b_values[repeat])
             elif len(volumes) > 1:
-                data.TemporalPositionIdentifier, data.NumberOfTemporalPositions = (
-                    str(repeat + 1),
-                    str(len(volumes)),
-                )
-            shared = [
-                _encoded(data[after:before], meta.TransferSyntaxUID)
-                for after, before in pairwise((0, *SLICE_TAGS, 2**32 - 1))
-            ]
-            for k in range(slices):
-                count += 1
-                own = Dataset()
-                own.InstanceNumber = str(count)
-                own.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid(
-                    "image", data.SeriesInstanceUID, count
-                )
-                own.ImagePositionPatient = [f"{v:.6g}" for v in corner + k * step]
-                own.SliceLocation = f"{(corner + k * step)[2]:.6g}"
-                own.add_new("PixelData", "OW", volume[k].astype(sample_type).tobytes())
-                each = [_encoded(own[tag : tag + 1], meta.TransferSyntaxUID) for tag in SLICE_TAGS]
-                encoded = b"".join(chain.from_iterable(zip(shared, [*each, b""])))
-                _save(encoded, meta, folder / f"{count:04d}.dcm")
+                data.TemporalPositionIdentifier = str(repeat + 1)
+                data.NumberOfTemporalPositions = str(len(volumes))
+            self._slices(data, volume, series.affine, folder, count)
+            count += len(volume)
+
+    def _slices(
+        self, data: Dataset, volume: np.ndarray, affine: np.ndarray, folder: Path, count: int
+    ) -> None:
+        """The images of one volume, numbered from `count` + 1; what they share is encoded once."""
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.ImplementationClassUID = UID(MR_IMAGE), uid("mmvae")
+        implicit = self.exam.scanner == "ge"
+        meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        sample_type = "<i2" if data.PixelRepresentation else "<u2"
+        shared = [
+            _encoded(data[after:before], meta.TransferSyntaxUID)
+            for after, before in pairwise((0, *SLICE_TAGS, 2**32 - 1))
+        ]
+        for k, plane in enumerate(volume):
+            number, position = count + k + 1, affine[:3, 3] + k * affine[:3, 2]
+            instance = uid("image", data.SeriesInstanceUID, number)
+            own = item(
+                InstanceNumber=str(number), SOPInstanceUID=instance, ImagePositionPatient=[f"{v:.6g}" for v in position],
+                SliceLocation=f"{position[2]:.6g}",
+            )  # fmt: skip
+            own.add_new("PixelData", "OW", plane.astype(sample_type).tobytes())
+            meta.MediaStorageSOPInstanceUID = instance
+            each = [_encoded(own[tag : tag + 1], meta.TransferSyntaxUID) for tag in SLICE_TAGS]
+            encoded = b"".join(chain.from_iterable(zip(shared, [*each, b""])))
+            _save(encoded, meta, folder / f"{number:04d}.dcm")
 
     def _enhanced(self, series: Series) -> None:
         """One multi-frame object (PS3.3 A.36.2) with the functional groups that its definition asks for."""
