@@ -14,11 +14,11 @@ ROOMS = {"fusion": fusions.__name__, "objective": objectives.__name__}
 
 def plain(entry: str | Mapping, room: str) -> dict[str, Any]:
     """`PoE`, or {class_path, init_args}, as a dotted class path and arguments; a name without dots is the library's own."""
-    entry = {"class_path": entry} if isinstance(entry, str) else dict(entry)
-    path = entry["class_path"]
+    named: dict[str, Any] = {"class_path": entry} if isinstance(entry, str) else dict(entry)
+    path = named["class_path"]
     arguments = {
         key: [plain(term, room) for term in value] if key == "terms" else value
-        for key, value in (entry.get("init_args") or {}).items()
+        for key, value in (named.get("init_args") or {}).items()
     }
     return {"class_path": path if "." in path else f"{ROOMS[room]}.{path}", "init_args": arguments}
 
@@ -35,9 +35,9 @@ def objective(entry: str | Mapping) -> Objective:
 
 def short(entry: str | Mapping, room: str) -> str:
     """What a table calls it: the class and its arguments, e.g. `ELBO(components=sampled)`."""
-    entry = plain(entry, room)
+    named = plain(entry, room)
     arguments = ", ".join(
         f"{key}={' + '.join(short(term, room) for term in value) if isinstance(value, list) else value}"
-        for key, value in entry["init_args"].items()
+        for key, value in named["init_args"].items()
     )
-    return entry["class_path"].rsplit(".", 1)[-1] + (f"({arguments})" if arguments else "")
+    return named["class_path"].rsplit(".", 1)[-1] + (f"({arguments})" if arguments else "")

@@ -90,8 +90,7 @@ def grid_rows(units: Units) -> list[str]:
         listed.add(family)
         trained = units.seeds(cell)
         for key in [key for key in rows if key.split("|")[-1] == GROUP]:
-            row = units.mean(cell, key)
-            value = span(mAP_of(row))
+            value = span(mAP_of(average([of_seed[key] for of_seed, _ in trained if key in of_seed])))
             at = np.mean([e["validation_mAP"] for _, e in trained])
             speed = np.mean([e["samples_per_second"] for _, e in trained])
             target = f" ({key.split('|')[0]})" if "|" in key else ""

@@ -196,11 +196,10 @@ def test_every_suite_reads_and_no_two_cells_share_a_file():
 
 def test_a_table_in_which_nothing_is_relevant_says_undefined_and_sorts_by_map():
     estimate = lambda v: {"value": v, "low": v, "high": v, "chance": v, "n": 9 if v else 0}  # noqa: E731
-    line = lambda name, v: {
-        "row": name,
-        "seeds": 1,
-        "metrics": {GROUP: {"mAP": estimate(v), "P@5": estimate(v)}},
-    }
+
+    def line(name, v):
+        return {"row": name, "seeds": 1, "metrics": {GROUP: {"mAP": estimate(v), "P@5": estimate(v)}}}
+
     rows = [line("ours, labels", 0.5), line("ours, report+findings", None), line("supervised ceiling", None)]
     text = markdown(rows)
     assert "| ours, report+findings | 1 | undefined | undefined |" in text
