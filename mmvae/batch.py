@@ -1,4 +1,4 @@
-"""What one role measured of one case, many of them stacked, and the one motion that a case's images share."""
+"""Observations (what a role measured of a case), batches of them, and the motion that all images of a case share."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Observation:
-    """A value (mask shape + event) and where it was measured; one case or, stacked, a batch of them."""
+    """A value (mask shape + event) and where it was measured; one case or, stacked, a batch of them.
+
+    >>> observation = Observation(torch.tensor([1.5, float("nan")]), torch.tensor([True, False]))
+    >>> observation.clean().value.tolist()  # what was not measured reaches no network
+    [1.5, 0.0]
+    """
 
     value: Float[Tensor, "..."]
     mask: Bool[Tensor, "..."]
 
     def clean(self) -> "Observation":
-        """The same with 0 wherever it was not measured: what an encoder may see."""
+        """The same with 0 wherever nothing was measured: what an encoder is given."""
         event = self.value.dim() - self.mask.dim()
         # The mask goes first: NaN * 0 is NaN, so multiplying would let an unmeasured value through.
         return Observation(torch.where(self.mask[(...,) + (None,) * event], self.value, 0), self.mask)
@@ -29,7 +34,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Motion:
-    """One rigid motion with scale and flips, about the case's frame, in patient LPS mm.
+    """A rigid motion with scale and flip about the case's frame, in patient LPS mm.
 
     Args:
         rotation_deg: About the left–right, posterior and superior axes, applied in this order.
@@ -62,7 +67,13 @@ class Motion:
 
 @dataclass(frozen=True)
 class MotionRange:
-    """How far `Motion.matrix` may go, drawn uniformly once a case and epoch; all 0 is no motion.
+    """How far `Motion.matrix` may go, drawn uniformly once per case and epoch; all 0 is no motion.
+
+    >>> motion = MotionRange(rotation_deg=10.0).draw(torch.Generator().manual_seed(0))
+    >>> max(map(abs, motion.rotation_deg)) <= 10, motion.scale
+    (True, 1.0)
+    >>> MotionRange().draw(torch.Generator().manual_seed(0)) == Motion()
+    True
 
     Args:
         rotation_deg: Largest angle about each axis.
@@ -77,7 +88,7 @@ class MotionRange:
     flip: bool = False
 
     def draw(self, generator: torch.Generator) -> Motion:
-        """One motion; the same generator state gives the same motion."""
+        """A motion; the same state of the generator gives the same motion."""
         u = (torch.rand(8, generator=generator) * 2 - 1).tolist()
         angle, shift = self.rotation_deg, self.translation_mm
         return Motion(
@@ -108,8 +119,8 @@ def collate(items: Sequence[tuple[str, Mapping[str, Observation], Sequence[bool]
     ids, observations, present = zip(*items)
     stacked = {
         role: Observation(
-            torch.stack([one[role].value for one in observations]),
-            torch.stack([one[role].mask for one in observations]),
+            torch.stack([case[role].value for case in observations]),
+            torch.stack([case[role].mask for case in observations]),
         )
         for role in observations[0]
     }

@@ -1,4 +1,4 @@
-"""THE CONTRACT: what a kind of data says about itself so that core can train and search with it.
+"""THE CONTRACT: what a kind of data says about itself so that the core can train and search with it.
 
 A modality is a recipe, not a network: a frozen dataclass whose fields are its YAML. It travels to every DataLoader worker
 and into every checkpoint; weights live in the two modules that it builds.
@@ -28,8 +28,27 @@ class TrainingViews:
 class Modality(ABC):
     """A recipe for one kind of data. Subclasses are frozen dataclasses, every field with a default.
 
-    A class whose field has another name than in an earlier release says so, old name → new, in `renamed_fields`, so that
-    checkpoints of that release keep loading.
+    Here one number of the record, with the building block for answers as decoder:
+
+    >>> from mmvae.blocks.answers import AnswerDecoder
+    >>> from mmvae.latent.gaussian import Gaussian
+    >>> class AgeEncoder(nn.Module):
+    ...     def forward(self, value, mask):
+    ...         return Gaussian(value[:, None].expand(-1, 4), torch.zeros(len(value), 4))
+    >>> @dataclass(frozen=True)
+    ... class Age(Modality):
+    ...     def present(self, view): return "age_years" in view.record
+    ...     def read(self, view): return Observation(torch.tensor(view.record["age_years"] / 50 - 1), torch.tensor(True))
+    ...     def blank(self): return Observation(torch.tensor(0.0), torch.tensor(False))
+    ...     def encoder(self, latent_dim): return AgeEncoder()
+    ...     def decoder(self, latent_dim): return AnswerDecoder(torch.zeros(1), torch.ones(1), latent_dim)
+    ...     def render(self, view): return f"{view.record['age_years']:.0f} years"
+    >>> from pathlib import Path
+    >>> Age().render(View(Path(), record={"age_years": 61.0}))
+    '61 years'
+
+    A class whose field has another name than in an earlier release maps the old name to the new one in `renamed_fields`,
+    so that checkpoints of that release keep loading.
     """
 
     renamed_fields: ClassVar[Mapping[str, str]] = {}
@@ -58,11 +77,11 @@ class Modality(ABC):
         """What a radiologist should see: a picture at native resolution or a sentence; no identifiers."""
 
     def claims(self, facts: Mapping[str, Any]) -> float:
-        """0…1: how surely an asset with these facts (`type` among them) is of my kind."""
+        """0…1: how certain it is that an asset with these facts (`type` among them) is of my kind."""
         return 0.0
 
     def select(self, assets: Sequence[Asset]) -> Sequence[Asset]:
-        """Which of the case's assets of my kind I use: the surest, then the one with most voxels, then by uri."""
+        """Which of the case's assets of my kind I use: the most certain, then the one with most voxels, then by uri."""
         return sorted(assets, key=lambda a: (-(a.confidence or 0.0), -a.facts.get("voxels", 0), a.uri))[:1]
 
     def present(self, view: View) -> bool:

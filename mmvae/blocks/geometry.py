@@ -20,13 +20,17 @@ def load_nifti(path: Path) -> tuple[Float[Tensor, "n i j k"], Float[Tensor, "4 4
     Raises:
         InputError: naming the file and what is wrong with it.
     """
-    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.loadsave import load
+    from nibabel.spatialimages import SpatialImage
 
     try:
-        image = nibabel.load(path)
+        image = load(path)
+        if not isinstance(image, SpatialImage):
+            raise ImageFileError(f"a {type(image).__name__} holds no volume")
         array = np.asarray(image.dataobj, dtype=np.float32)
     except (
-        nibabel.filebasedimages.ImageFileError,
+        ImageFileError,
         OSError,
         EOFError,
         ValueError,
@@ -77,7 +81,8 @@ def resample(
         spacing_mm: Its step along the same axes.
         centre_mm: Its centre in patient LPS mm.
     """
-    import torchio
+    from torchio import ScalarImage
+    from torchio.transforms import Resample
 
     target = grid_affine(shape, spacing_mm, centre_mm)
     step = affine[:3, :3].norm(dim=0)
@@ -93,9 +98,9 @@ def resample(
             np.stack([gaussian_filter(v.numpy(), sigma, mode="nearest") for v in volumes])
         )
     flip = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]))
-    image = torchio.ScalarImage(tensor=source, affine=(flip @ affine).numpy())
-    ones = torchio.ScalarImage(tensor=torch.ones(1, *volumes.shape[1:]), affine=(flip @ affine).numpy())
-    to = torchio.Resample((tuple(shape), (flip @ target).numpy().astype(float)))
+    image = ScalarImage(tensor=source, affine=(flip @ affine).numpy())
+    ones = ScalarImage(tensor=torch.ones(1, *volumes.shape[1:]), affine=(flip @ affine).numpy())
+    to = Resample((tuple(shape), (flip @ target).numpy().astype(float)))
     inside = to(ones).data[0] > 0.5
     return torch.where(inside, to(image).data.float(), 0), inside
 

@@ -7,6 +7,7 @@ from math import prod
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.distributions import Laplace
 
 from mmvae.latent.gaussian import Gaussian
 
@@ -26,11 +27,12 @@ PRESETS = {
 }
 
 
-def _strides(shape: Sequence[int], levels: int) -> list[tuple[int, ...]]:
+def _strides(shape: Sequence[int], levels: int) -> list[tuple[int, int, int]]:
     """Stride of each halving: an axis is halved only while at least 4 long, so that few slices stay slices."""
     size, strides = list(shape), []
     for _ in range(levels):
-        stride = tuple(2 if n >= max(4, max(size) / 2) else 1 for n in size)
+        i, j, k = (2 if n >= max(4, max(size) / 2) else 1 for n in size)
+        stride = (i, j, k)
         size = [-(-n // s) for n, s in zip(size, stride)]
         strides.append(stride)
     return strides
@@ -52,6 +54,12 @@ class VolumeEncoder(nn.Module):
     """(value, mask) each (B, C, i, j, k) → Gaussian (B, D): strided convolutions from the first layer on.
 
     No convolution is wide at full resolution; GroupNorm, since a case's expert may not depend on its batch-mates.
+
+    Args:
+        channels: C.
+        shape: Voxels of the grid (i, j, k).
+        latent_dim: D.
+        preset: A key of `PRESETS`.
     """
 
     def __init__(self, channels: int, shape: Sequence[int], latent_dim: int, preset: str):
@@ -79,9 +87,15 @@ class VolumeEncoder(nn.Module):
 
 
 class VolumeDecoder(nn.Module):
-    """z (B, D) → a Laplace for every voxel (C, i, j, k), with one learned scale a channel.
+    """z (B, D) → a Laplace for every voxel (C, i, j, k), with one learned scale per channel.
 
     From a coarse grid by upsampling and convolutions; the last, C wide, is at half resolution, and its mean is interpolated.
+
+    Args:
+        channels: C.
+        shape: Voxels of the grid (i, j, k).
+        latent_dim: D.
+        preset: A key of `PRESETS`.
     """
 
     def __init__(self, channels: int, shape: Sequence[int], latent_dim: int, preset: str):
@@ -108,8 +122,6 @@ class VolumeDecoder(nn.Module):
         self.body = nn.Sequential(*layers)
         self.log_scale = nn.Parameter(torch.zeros(channels, 1, 1, 1))
 
-    def forward(self, z: Float[Tensor, "B D"]):
-        from pyro.distributions import Laplace
-
+    def forward(self, z: Float[Tensor, "B D"]) -> Laplace:
         mean = self.body(self.head(z).unflatten(1, self.start))
         return Laplace(mean, self.log_scale.clamp(-6, 6).exp().expand_as(mean), validate_args=False)

@@ -49,5 +49,6 @@ def native_slice(
     rows, columns = (float(d.norm()) for d in directions)
     finest = min(rows, columns)
     return image.resize(
-        (round(image.width * columns / finest), round(image.height * rows / finest)), Image.BILINEAR
+        (round(image.width * columns / finest), round(image.height * rows / finest)),
+        Image.Resampling.BILINEAR,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
@@ -53,7 +53,7 @@ class _CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Nothing has been built so far: the last look at what the configuration names."""
-        settings = self.config[self.subcommand]
+        settings = self.config[str(self.subcommand)]
         refuse_other_than_classes(settings)
         checkpoint = settings.ckpt_path
         if checkpoint not in (
@@ -72,7 +72,7 @@ class _CLI(LightningCLI):
             config.get("default_root_dir") or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         )
         config["default_root_dir"] = str(folder)
-        ours = [RetrievalMonitor()]
+        ours: list[Callback] = [RetrievalMonitor()]
         named = config.get("callbacks") or []
         if not config.get("fast_dev_run") and not any(isinstance(c, ModelCheckpoint) for c in named):
             # Two: `save_last` of the first would follow only the epochs in which it improves.
@@ -104,10 +104,8 @@ class _CLI(LightningCLI):
             print(f"run folder: {self.trainer.default_root_dir}")
 
     def after_fit(self) -> None:
-        best = next(
-            (c.best_model_path for c in self.trainer.checkpoint_callbacks if c.monitor and c.best_model_path),
-            "",
-        )
+        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        best = next((c.best_model_path for c in kept if c.monitor and c.best_model_path), "")
         if best and self.trainer.is_global_zero:
             print(f"best checkpoint: {best}")
 
@@ -162,6 +160,6 @@ def _explain(error: ArgumentError) -> str:
         return denied
     said = " ".join(str(error).split())[:600]
     if "modalities" in said or "class_path" in said or "Import path" in said or "subclass" in said:
-        names = ", ".join(f"{name} ({one.path.split(':')[1]})" for name, one in installed().items())
+        names = ", ".join(f"{name} ({plugin.path.split(':')[1]})" for name, plugin in installed().items())
         said += f". Installed modalities: {names}; install others with pip, or give a full class path"
     return said

@@ -19,8 +19,8 @@ def add_to(commands: Commands) -> None:
 def _modalities(a) -> int:
     from mmvae.discovery import installed
 
-    for one in installed().values():
-        print(f"{one.name:<12} {one.path:<32} {one.distribution:<18} {one.version}")
+    for plugin in installed().values():
+        print(f"{plugin.name:<12} {plugin.path:<32} {plugin.distribution:<18} {plugin.version}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Observations as read, kept by content beside the case, so that a volume is resampled once."""
+"""Observations as read, kept beside the case under a hash of all that they depend on, so that a volume is resampled once."""
 
 import dataclasses
 import hashlib
@@ -22,12 +22,12 @@ from mmvae.plain import to_plain
 
 @cache
 def _source_hash(cls: type) -> str:
-    """Hash of the source of every module of the class's own package, so that editing `read` never gives stale data."""
+    """Hash of the source of the class's own package and of the building blocks, so that editing `read` gives no stale data."""
     package = cls.__module__.split(".")[0]
+    # A class of mmvae itself depends on its own file; what else the package holds is not about it.
+    own = [cls.__module__] if package == "mmvae" else [n for n in sys.modules if n.split(".")[0] == package]
     digest = hashlib.sha256()
-    for name in sorted(n for n in sys.modules if n.split(".")[0] == package or n == "mmvae.volume"):
-        if package == "mmvae" and name not in (cls.__module__, "mmvae.volume"):
-            continue
+    for name in sorted({*own, *(n for n in sys.modules if n.startswith("mmvae.blocks."))}):
         try:
             digest.update(inspect.getsource(sys.modules[name]).encode())
         except (OSError, TypeError):
@@ -52,10 +52,15 @@ def key_of(recipe: Modality, view: View) -> str:
 
 
 def read_cached(recipe: Modality, view: View, folder: Path | None) -> Observation:
-    """`recipe.read(view)`, from the folder where it was read before; only what has assets is worth keeping.
+    """`recipe.read(view)`, or what an earlier call kept in the folder; only what has assets is worth keeping.
 
-    Value and mask are one plain array file each, no pickle; they appear by rename. A folder that cannot be written is
-    no error: the observation is read each time.
+    Value and mask lie in one file of plain arrays, no pickle, which appears whole. A folder that cannot be written is no
+    error: the observation is then read each time.
+
+    Args:
+        recipe: Fitted.
+        view: What it reads.
+        folder: Where observations are kept; None keeps none.
     """
     if folder is None or not view.assets:
         return recipe.read(view)

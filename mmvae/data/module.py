@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -18,7 +19,17 @@ _log = logging.getLogger(__name__)
 
 
 class CaseData(LightningDataModule):
-    """Training, validation and test batches of a cohort; it has no modalities but takes the model's.
+    """Training, validation and test batches of a cohort; it has no modalities of its own but takes the model's.
+
+    >>> import tempfile
+    >>> from mmvae.case import Card
+    >>> from mmvae.cohort import write_cohort
+    >>> from mmvae.splits import Split, Splits
+    >>> cases = [Case("a", patient="p", record={"age_years": 61.0}), Case("b", patient="q", record={"age_years": 40.0})]
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_cohort(folder, Card("two", "table"), cases, Splits((Split(("p",), ("q",), ()),)))
+    >>> [case.case_id for case in CaseData(str(folder)).cases("train")]
+    ['a']
 
     Args:
         cohort: Folder with card.json and cases.jsonl.
@@ -78,7 +89,9 @@ class CaseData(LightningDataModule):
         return self._sets[split]
 
     def _dataset(self, cases: Sequence[Case], motion: MotionRange | None) -> CaseDataset:
-        model = self._trainer.lightning_module
+        model: Any = (
+            self._trainer.lightning_module
+        )  # of a room above: its recipes and answer roles are asked for
         return CaseDataset(
             self.cohort, cases, model.modalities, model.answer_roles, motion, self.seed, self.cache
         )

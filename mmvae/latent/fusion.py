@@ -18,9 +18,10 @@ Exponents = tuple[Float[Tensor, "B K M1"], Float[Tensor, "B K"]]
 
 
 class Fusion(ABC):
-    """A rule that joins experts into one posterior: called with (experts, present), it states exponents.
+    """A rule that joins experts into one posterior.
 
-    Where its class says `learns_power` the model learns one positive power a role and hands them to every call.
+    Called with (experts, present) it gives the posterior; a subclass only states exponents. Where its class sets
+    `learns_power`, the model learns one positive power per role and hands them to every call.
     """
 
     learns_power = False
@@ -34,10 +35,15 @@ class Fusion(ABC):
     def __call__(
         self, experts: Gaussian, present: Bool[Tensor, "B M"], power: Float[Tensor, " M"] | None = None
     ) -> Posterior:
-        """The joint posterior of the present experts (B, M, D); float32 whatever the autocast.
+        """The joint posterior of the present experts; float32 whatever the autocast.
 
-        An absent expert counts as the prior before the rule sees it: its values, NaN included, never matter.
+        An absent expert is replaced by the prior before the rule is asked: its values, NaN included, never matter.
         Where every expert is absent the posterior is the prior.
+
+        Args:
+            experts: (B, M, D).
+            present: Which of them take part.
+            power: One positive exponent per role; 1 unless given.
         """
         with torch.autocast(experts.mean.device.type, enabled=False):
             here = present[..., None]
@@ -65,6 +71,13 @@ def void_is_prior(exponent: Float[Tensor, "B K M"], void: Bool[Tensor, "B K"]) -
 class PoE(Fusion):
     """Product of the present experts and, by default, the prior (Wu & Goodman 2018, arXiv:1802.05335, eq. 3).
 
+    >>> experts = Gaussian(torch.tensor([[[2.0], [4.0]]]), torch.zeros(1, 2, 1))  # N(2, 1) and N(4, 1)
+    >>> both, first = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+    >>> PoE(prior_expert=False)(experts, both).mean.item()
+    3.0
+    >>> PoE()(experts, first).mean.item()  # with the prior N(0, 1) as a further expert
+    1.0
+
     Args:
         prior_expert: Whether the standard normal prior is one of the experts.
     """
@@ -80,9 +93,10 @@ class PoE(Fusion):
 
 @dataclass(frozen=True)
 class TemperedPoE(Fusion):
-    """Logarithmic opinion pool: exponents are the present roles' learned powers over their sum, no prior expert (Genest & Zidek 1986).
+    """Logarithmic opinion pool without a prior expert (Genest & Zidek 1986).
 
-    Agreement of many roles does not sharpen it: with equal experts the pool is that expert.
+    A present role's exponent is its learned power over the sum of the present ones. Agreement of many roles does not
+    sharpen the pool: with equal experts it is that expert.
     """
 
     learns_power = True
@@ -95,7 +109,13 @@ class TemperedPoE(Fusion):
 
 @dataclass(frozen=True)
 class MoE(Fusion):
-    """Equal mixture of the present experts (Shi et al. 2019, arXiv:1911.03393, eq. 1)."""
+    """Equal mixture of the present experts (Shi et al. 2019, arXiv:1911.03393, eq. 1).
+
+    >>> experts = Gaussian(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.zeros(1, 3, 1))
+    >>> posterior = MoE()(experts, torch.tensor([[True, True, False]]))
+    >>> posterior.weight.tolist(), posterior.mean.item()
+    ([[0.5, 0.5, 0.0]], 3.0)
+    """
 
     def exponents(self, experts, present, power):
         return void_is_prior(torch.diag_embed(present * power), ~present)
@@ -133,9 +153,9 @@ class Hellinger(Fusion):
         )  # log of the average
         distance = (mean[:, i] - mean[:, j]).square() * (-variance).exp() / 8
         coefficient = -(distance + (variance - (logvar[:, i] + logvar[:, j]) / 2) / 2).sum(-1)
-        one = torch.eye(count, device=present.device)
+        one_hot = torch.eye(count, device=present.device)
         exponent, log_weight = void_is_prior(
-            ((one[i] + one[j]) / 2).expand(len(present), -1, -1), ~(present[:, i] & present[:, j])
+            ((one_hot[i] + one_hot[j]) / 2).expand(len(present), -1, -1), ~(present[:, i] & present[:, j])
         )
         pair = torch.where(i == j, 0.0, torch.log(torch.tensor(2.0)) + coefficient)
         return exponent, torch.where(present.any(-1, keepdim=True), log_weight + pair, log_weight)
@@ -143,10 +163,10 @@ class Hellinger(Fusion):
 
 @dataclass(frozen=True)
 class MomentMatched(Fusion):
-    """The one Gaussian with the mean and variance of another rule's mixture.
+    """The single Gaussian with the mean and variance of another rule's mixture.
 
     Args:
-        rule: Whose posterior is matched.
+        rule: The rule whose posterior is matched.
     """
 
     rule: Fusion = Hellinger()

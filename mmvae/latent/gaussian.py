@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 class Normal(ABC):
-    """Diagonal Gaussians of any batch shape, however they are kept: mean and log-variance, each (…, D)."""
+    """Diagonal Gaussians of any batch shape, whatever they are stored as: mean and log-variance, each (…, D)."""
 
     mean: Float[Tensor, "*batch D"]
     logvar: Float[Tensor, "*batch D"]
 
     @abstractmethod
     def at(self, index: Int[Tensor, " B"]) -> "Normal":
-        """Of batch shape (B, K): one component a row, (B, 1, D)."""
+        """One component per row, (B, 1, D), of Gaussians of batch shape (B, K)."""
 
     @abstractmethod
     def log_prob_of_each(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B K"]:
-        """Of batch shape (B, K): the log-density of every component at its row's z, in nats."""
+        """The log-density in nats of every component at its row's z, of Gaussians of batch shape (B, K)."""
 
     def log_prob(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
         """Log-density in nats, summed over D; z broadcasts against the mean."""
@@ -34,14 +34,21 @@ class Normal(ABC):
         return self.mean + (self.logvar / 2).exp() * noise
 
     def kl_to_prior(self) -> Float[Tensor, "*batch D"]:
-        """KL to the standard normal in nats, one value a latent dimension."""
+        """KL to the standard normal in nats, one value per latent dimension."""
         logvar = self.logvar
         return 0.5 * (self.mean.square() + logvar.exp() - 1 - logvar)
 
 
 @dataclass(frozen=True)
 class Gaussian(Normal):
-    """Diagonal Gaussians kept as mean and log-variance, each (…, D)."""
+    """Diagonal Gaussians stored as mean and log-variance, each (…, D).
+
+    >>> standard = Gaussian(torch.zeros(2, 3), torch.zeros(2, 3))
+    >>> standard.kl_to_prior().tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    >>> round(standard.log_prob(torch.zeros(3))[0].item(), 4)  # −3/2 log 2π
+    -2.7568
+    """
 
     mean: Float[Tensor, "*batch D"]
     logvar: Float[Tensor, "*batch D"]
@@ -56,7 +63,15 @@ class Gaussian(Normal):
 
 @dataclass(frozen=True)
 class Posterior:
-    """A finite mixture of diagonal Gaussians: components (B, K, D), normalised log-weights (B, K), −inf where void."""
+    """A finite mixture of diagonal Gaussians: components (B, K, D), normalised log-weights (B, K), −inf where void.
+
+    >>> components = Gaussian(torch.tensor([[[-1.0], [3.0]]]), torch.zeros(1, 2, 1))
+    >>> posterior = Posterior(components, torch.tensor([[0.25, 0.75]]).log())
+    >>> posterior.mean.item()
+    2.0
+    >>> posterior.moment_matched().logvar.exp().item()  # 1 + ¼ · 9 + ¾ · 1
+    4.0
+    """
 
     components: Normal
     log_weight: Float[Tensor, "B K"]
@@ -68,7 +83,7 @@ class Posterior:
 
     @property
     def mean(self) -> Float[Tensor, "B D"]:
-        """The mixture's own mean: what is indexed."""
+        """The mixture's own mean, which an index keeps."""
         return (self.weight[..., None] * self.components.mean).sum(1)
 
     def log_prob(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B"]:
@@ -76,17 +91,17 @@ class Posterior:
         return torch.logsumexp(self.log_weight + self.components.log_prob_of_each(z), -1)
 
     def rsample(self, noise: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B D"]:
-        """One sample a case: a component by its weight (no gradient to the weights), then reparameterised."""
-        one = self.components.at(torch.multinomial(self.weight.detach(), 1)[:, 0])
-        mean, logvar = one.mean[:, 0], one.logvar[:, 0]
+        """One sample per case: a component by its weight (no gradient to the weights), then reparameterised."""
+        component = self.components.at(torch.multinomial(self.weight.detach(), 1)[:, 0])
+        mean, logvar = component.mean[:, 0], component.logvar[:, 0]
         return Gaussian(mean, logvar).rsample(torch.randn_like(mean) if noise is None else noise)
 
     def moment_matched(self) -> Gaussian:
-        """The one Gaussian (B, D) with the mixture's mean and variance."""
+        """The single Gaussian (B, D) with the mixture's mean and variance."""
         weight, each = self.weight[..., None], self.components.mean
         mean = (weight * each).sum(1)
-        spread = (each - mean[:, None]).square()
-        return Gaussian(mean, (weight * (self.components.logvar.exp() + spread)).sum(1).log())
+        squared = (each - mean[:, None]).square()
+        return Gaussian(mean, (weight * (self.components.logvar.exp() + squared)).sum(1).log())
 
 
 def cosine_distance(query: Float[Tensor, "Q D"], archive: Float[Tensor, "N D"]) -> Float[Tensor, "Q N"]:

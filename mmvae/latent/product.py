@@ -1,7 +1,7 @@
 """Normalised products of powers of Gaussian experts: what the components of every fused posterior are.
 
 Kept as experts and exponents, in natural parameters, where a product of powers is a weighted sum. So a mixture's density at
-a point costs two matrix products over its K components, and one drawn component costs no more than itself.
+a point costs two matrix products over its K components, and a single component costs only itself.
 """
 
 import math
@@ -16,7 +16,7 @@ from mmvae.latent.gaussian import Gaussian, Normal
 
 @dataclass(frozen=True)
 class Products(Normal):
-    """K products of powers of the same M experts a case: component k is ∝ Π_m N(z; μ_m, σ²_m)^{a_km}, diagonal (B, K, D).
+    """K products of powers of the same M experts per case: component k is ∝ Π_m N(z; μ_m, σ²_m)^{a_km}, diagonal (B, K, D).
 
     Everything is computed in the experts' precision, whatever the autocast.
 
@@ -28,19 +28,20 @@ class Products(Normal):
     experts: Gaussian
     exponent: Float[Tensor, "B K M"]
 
+    # An attribute of the base class may be computed here; pyright's rule is about attributes that are assigned to.
     @property
-    def mean(self) -> Float[Tensor, "B K D"]:
+    def mean(self) -> Float[Tensor, "B K D"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Σ a_m μ_m/σ²_m over the precision."""
         precision = self._precision_of_experts()
         return self._sum(precision * self.experts.mean) / self._sum(precision)
 
     @property
-    def logvar(self) -> Float[Tensor, "B K D"]:
+    def logvar(self) -> Float[Tensor, "B K D"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Minus the logarithm of the precision, Σ a_m/σ²_m."""
         return -self._sum(self._precision_of_experts()).log()
 
     def at(self, index: Int[Tensor, " B"]) -> "Products":
-        """One component a row, (B, 1, D)."""
+        """One component per row, (B, 1, D)."""
         return Products(
             self.experts, self.exponent[torch.arange(len(index), device=index.device), index][:, None]
         )
@@ -81,9 +82,10 @@ class _LogDensity(torch.autograd.Function):
         return (log_precision - squared - precision.shape[-1] * math.log(2 * math.pi)) / 2
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, *grad_outputs):
         """With o = G/P: ∂/∂P = ½ (1/P + o²), ∂/∂G = −o."""
         exponent, precision, pull, variance, offset = ctx.saved_tensors
+        (slope,) = grad_outputs
         with torch.autocast(slope.device.type, enabled=False):
             slope = slope[..., None]
             of_sum = offset.square().add_(variance).mul_(slope / 2).sum(0)

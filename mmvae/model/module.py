@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from mmvae.batch import Batch, Observation
@@ -37,6 +38,15 @@ _log = logging.getLogger(__name__)
 class MMVAE(LightningModule):
     """A multimodal VAE of any set of modalities, any subset of them missing.
 
+    >>> from mmvae_clinical import Clinical
+    >>> age = Clinical(("age_years",), centre=(50.0,), spread=(10.0,), log=(False,), categories=((),))  # fitted by hand
+    >>> model = MMVAE({"clinical": age}, latent_dim=4)
+    >>> model.build()
+    >>> batch = Batch({"clinical": Observation(torch.zeros(2, 1), torch.ones(2, 1).bool())}, torch.ones(2, 1).bool(), "ab")
+    >>> experts, _ = model.experts(batch)
+    >>> tuple(model.posterior(experts, batch.present).mean.shape)
+    (2, 4)
+
     Args:
         modalities: Recipes by role.
         latent_dim: D.
@@ -46,8 +56,8 @@ class MMVAE(LightningModule):
         weights: Factor on each role's summed log-likelihood; `balanced`, for the unnamed, is 300 / values of a complete
             observation; 1 gives the exact bound.
         visible: Probability of being encoded in a training step, .5 for the unnamed.
-        subsets: How many visible subsets a training step draws of each case. They share one encoding. Answer roles, whose
-            decoders are small, are scored under each; every other role under one of them, so often that the expectation
+        subsets: How many visible subsets a training step draws per case. They share one encoding. Answer roles, whose
+            decoders are small, are scored under each; every other role under one of them, scaled so that the expectation
             is the same (the subsampled bound of Wu & Goodman 2018, section 2.2, at the cost of one decoding).
         scored: Probability that a training step decodes a case's role that is no answer role; its log-likelihood is divided by
             it, so that the expectation is the same. Below 1 a step is faster, and its gradient noisier.
@@ -258,7 +268,7 @@ class MMVAE(LightningModule):
         return self.rule(experts, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
 
     def training_draw(self, batch: Batch) -> VisibilityDraw:
-        """What this epoch's training step leaves to chance."""
+        """This epoch's random choices for a training step."""
         samples = self.objective.samples(self._components())
         return self.visibility.training(
             batch.case_ids, batch.present, samples, self.latent_dim, self.current_epoch
@@ -291,8 +301,9 @@ class MMVAE(LightningModule):
             {role: _flat(batch.observations[role].clean()) for role in self.objective.reads()},
         )
         bound = self.objective(evidence)
-        by_case = (x.unflatten(0, (-1, subsets)).mean(1) for x in (bound.log_likelihood, bound.kl))
-        return BatchBound(Bound(bound.loss, *by_case, bound.parts), posterior, experts, encoded, tie)
+        log_likelihood, kl = (x.unflatten(0, (-1, subsets)).mean(1) for x in (bound.log_likelihood, bound.kl))
+        by_case = Bound(bound.loss, log_likelihood, kl, bound.parts)
+        return BatchBound(by_case, posterior, experts, encoded, tie)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         result = self.bound(batch)
@@ -320,7 +331,7 @@ class MMVAE(LightningModule):
                 sync_dist=self.trainer.world_size > 1 and stage != "train",
             )
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         total = (
             max(1, int(self.trainer.estimated_stepping_batches))
@@ -329,7 +340,7 @@ class MMVAE(LightningModule):
         )
         warm = min(50, total // 10 + 1)
 
-        def factor(step):
+        def factor(step: int) -> float:
             return min((step + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / total, 1))))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -399,7 +410,9 @@ class MMVAE(LightningModule):
             self.build()
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location="cpu", **_) -> "MMVAE":
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride] - Lightning's would run pickles
+        cls, checkpoint_path: str | Path, map_location: str = "cpu", **_: Any
+    ) -> "MMVAE":
         """The model of a checkpoint, in evaluation mode; plain values only are read (`weights_only=True`).
 
         Raises:

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -37,15 +37,21 @@ class RetrievalMonitor(Callback):
         self._means: dict[str, torch.Tensor] = {}
         self._warned = False
 
-    def on_validation_epoch_start(self, trainer, pl_module) -> None:
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self._means = {}
 
     def on_validation_batch_end(
-        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self._means.update(zip(outputs["case_ids"], outputs["mean"]))
 
-    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         means = self._gathered(trainer)
         data = trainer.datamodule
         cases = _comparable([case for case in data.cases("validation") if case.case_id in means], data)
@@ -63,7 +69,7 @@ class RetrievalMonitor(Callback):
                 f"val/{metric}", scores[metric], prog_bar=True, rank_zero_only=False, sync_dist=False
             )
 
-    def _gathered(self, trainer) -> dict[str, torch.Tensor]:
+    def _gathered(self, trainer: Any) -> dict[str, torch.Tensor]:
         """Each validation case's posterior mean, of all ranks."""
         if trainer.world_size == 1:
             return self._means
@@ -71,7 +77,9 @@ class RetrievalMonitor(Callback):
         torch.distributed.all_gather_object(parts, self._means)
         return {case_id: mean for part in parts for case_id, mean in part.items()}
 
-    def _candidates(self, model, cases: list[Case], means, data) -> list[_Candidate]:
+    def _candidates(
+        self, model: Any, cases: list[Case], means: dict[str, torch.Tensor], data: Any
+    ) -> list[_Candidate]:
         z = torch.stack([means[case.case_id] for case in cases])
         labels, patients = [case.labels for case in cases], np.array([case.patient for case in cases])
         relevance = data.cohort.card.relevance
@@ -86,7 +94,7 @@ class RetrievalMonitor(Callback):
         return candidates
 
 
-def _comparable(cases: list[Case], data) -> list[Case]:
+def _comparable(cases: list[Case], data: Any) -> list[Case]:
     """Those with the labels that relevance is made of."""
     relevance = data.cohort.card.relevance
     if not relevance:

@@ -1,4 +1,4 @@
-"""What a training step leaves to chance: which of a case's roles are visible, which are scored, and the noise."""
+"""The random choices of a training step: which of a case's roles are visible, which are scored, and the noise."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -15,13 +15,13 @@ class Alignment(Objective):
 
     Cross-entropy, both ways, of the cosine similarities over the temperature (CLIP: Radford et al. 2021, arXiv:2103.00020,
     figure 3) to a target: the same case or, with `targets`, the softmax of how alike two cases are in that role's values
-    (MedCLIP: Wang et al. 2022, arXiv:2210.10163, eq. 3–4). A case with one encoded role takes no part; nor, with `targets`, one
-    that lacks the role. No bound: add it to one, `Sum(terms=(ELBO(), Alignment()))`.
+    (MedCLIP: Wang et al. 2022, arXiv:2210.10163, eq. 3–4). A case with a single encoded role takes no part, nor does, with
+    `targets`, a case that lacks that role. It is no bound by itself; add it to a bound: `Sum(terms=(ELBO(), Alignment()))`.
 
     Args:
         weight: Factor on the mean cross-entropy, in nats.
         temperature: Of the cosine similarities.
-        targets: A role whose observed values say how alike two cases are; empty: a case is like itself alone.
+        targets: A role whose observed values say how alike two cases are; empty: each case is alike only to itself.
         target_temperature: Of their mean squared difference, relative to the batch's mean.
     """
 
@@ -68,8 +68,8 @@ class Alignment(Objective):
         squared = value.square() @ mask.T + mask @ value.square().T - 2 * value @ value.T
         shared = mask @ mask.T
         distance = squared / shared.clamp_min(1)
-        usual = distance[shared > 0].mean().clamp_min(torch.finfo(distance.dtype).tiny)
-        logits = torch.where(shared > 0, -distance / usual / self.target_temperature, -torch.inf)
+        mean = distance[shared > 0].mean().clamp_min(torch.finfo(distance.dtype).tiny)
+        logits = torch.where(shared > 0, -distance / mean / self.target_temperature, -torch.inf)
         itself = torch.eye(len(value), dtype=torch.bool, device=value.device)
         return torch.where(itself, 0.0, logits).softmax(1)
 
@@ -80,4 +80,6 @@ def _gathered(x: Tensor) -> Tensor:
         return x
     if torch.distributed.get_world_size() == 1:
         return x
-    return torch.cat(torch.distributed.nn.functional.all_gather(x.contiguous()))
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x.contiguous()))

@@ -18,10 +18,15 @@ class ELBO(Objective):
     One component: KL in closed form (Kingma & Welling 2014, arXiv:1312.6114, appendix B). With w = 1 and β = 1 and
     everything visible it bounds log p(x).
 
+    >>> ELBO(beta=2.0, warmup_epochs=1).at(epoch=0), ELBO(beta=2.0, warmup_epochs=1).at(epoch=1)
+    (1.0, 2.0)
+    >>> ELBO().samples(components=3), ELBO(components="sampled").samples(components=3)
+    (3, 2)
+
     Args:
         beta: Weight of the KL after warm-up (Higgins et al. 2017).
-        warmup_epochs: β rises linearly from 0 to its value over so many epochs.
-        components: How a mixture's expectation is taken. `stratified`: one sample a component weighed by its probability,
+        warmup_epochs: Number of epochs over which β rises linearly to its value.
+        components: How a mixture's expectation is taken. `stratified`: one sample per component, weighted by its probability,
             KL by the same samples against the whole mixture's density (Shi et al. 2019, arXiv:1911.03393, eq. 4).
             `sampled`: one sample of one component, drawn by its probability: the same expectation, one decoding.
             `all`: each component's own ELBO, KL in closed form, averaged; looser, since KL is convex (Sutter et al. 2021,
@@ -42,7 +47,10 @@ class ELBO(Objective):
     def __call__(self, evidence):
         posterior, weight = evidence.posterior, evidence.posterior.weight.T  # (K, N)
         if self.components == "sampled" and len(weight) > 1:
-            posterior, weight = _drawn(posterior, evidence.noise[:, 1, 0]), torch.ones_like(weight[:1])
+            posterior, weight = (
+                _one_component(posterior, evidence.noise[:, 1, 0]),
+                torch.ones_like(weight[:1]),
+            )
         z = posterior.components.rsample(evidence.noise[:, : len(weight)]).transpose(0, 1)  # (K, N, D)
         # A void component has weight 0, but its sample may score inf: 0 · inf is NaN, so the mask goes first.
         by_component = torch.where((weight > 0)[..., None], evidence.score(z), 0)
@@ -56,7 +64,7 @@ class ELBO(Objective):
         return Bound(loss, log_likelihood, kl)
 
 
-def _drawn(posterior: Posterior, noise: Float[Tensor, " N"]) -> Posterior:
+def _one_component(posterior: Posterior, noise: Float[Tensor, " N"]) -> Posterior:
     """One component of each row, by its probability; a standard normal's distribution function makes the noise uniform."""
     uniform = torch.special.ndtr(noise.double())[:, None]
     above = posterior.weight.double().cumsum(1)

@@ -15,7 +15,7 @@ Score = Callable[[Float[Tensor, "S N D"]], Float[Tensor, "S N M"]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an objective may look at: N rows, one a visible subset, the subsets of one of B cases side by side.
+    """What an objective may look at: N rows, one per visible subset, those of each of the B cases side by side.
 
     Args:
         posterior: Of each row's visible roles.
@@ -25,10 +25,10 @@ class Evidence:
         halves: Two disjoint, non-empty parts of each case's encoded roles; empty where it has fewer than two.
         score: z (S, N, D) → log p(x_m | z) of each row's case (S, N, M), 0 where absent.
         weights: Factor on each role's log-likelihood.
-        noise: Standard normal, so many draws a row as the objective takes.
+        noise: Standard normal, as many draws per row as the objective takes.
         epoch: From 0.
-        fuse: What joined the experts: (experts, visible) → Posterior.
-        values: What was observed of each role, flat, and which of it was measured.
+        fuse: The rule that joined the experts: (experts, visible) → Posterior.
+        values: The observed values of each role that the objective reads, flattened, and which of them were measured.
     """
 
     posterior: Posterior
@@ -53,7 +53,11 @@ class Evidence:
 class Bound:
     """What a training step minimises, and its parts for the log, all in nats.
 
-    loss: scalar; log_likelihood: (N, M), unweighted, expectation over the posterior; kl: (N,); parts: further scalars by name.
+    Args:
+        loss: Minimised.
+        log_likelihood: Unweighted expectation over the posterior.
+        kl: Of each row's posterior to the prior.
+        parts: Further scalars by name.
     """
 
     loss: Float[Tensor, ""]
@@ -67,14 +71,14 @@ class Objective(ABC):
 
     @abstractmethod
     def samples(self, components: int) -> int:
-        """How many standard normal draws a row it takes for a posterior of so many components.
+        """The number of standard normal draws per row for a posterior with this many components.
 
         Raises:
-            ValueError: where it is not defined for so many.
+            ValueError: where the objective is not defined for this many.
         """
 
     def reads(self) -> tuple[str, ...]:
-        """Roles whose values it looks at."""
+        """The roles whose values it reads."""
         return ()
 
     @abstractmethod
@@ -83,8 +87,10 @@ class Objective(ABC):
 
 
 def log_prior(z: Float[Tensor, "*S D"]) -> Float[Tensor, "*S"]:
+    """Log-density of the standard normal prior in nats."""
     return -0.5 * (z.square() + torch.log(torch.tensor(2 * torch.pi))).sum(-1)
 
 
 def warmed_up(value: float, epochs: int, epoch: int) -> float:
+    """A weight in this epoch: it rises linearly over the first epochs, and is not 0 in any."""
     return value * min(1.0, (epoch + 1) / (epochs + 1))

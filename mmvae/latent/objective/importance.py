@@ -12,7 +12,7 @@ from mmvae.latent.objective.evidence import Bound, Evidence, Objective, log_prio
 
 @dataclass(frozen=True)
 class IWAE(Objective):
-    r"""log Σ_k π_k (1/S) Σ_s p(x | z_ks)^w p(z_ks) / q(z_ks), S samples a component, q the whole mixture.
+    r"""log Σ_k π_k (1/S) Σ_s p(x | z_ks)^w p(z_ks) / q(z_ks), S samples per component, q the whole mixture.
 
     Burda et al. 2016, arXiv:1509.00519, eq. 8; a mixture's samples are stratified (Shi et al. 2019, arXiv:1911.03393; Morningstar
     et al. 2021, arXiv:2003.01687, eq. 9). The bound rises with S to log p(x).
@@ -38,7 +38,7 @@ class DReG(Objective):
     The posterior's own parameters are held still in its density, and a sample's gradient counts by its squared weight.
 
     Args:
-        importance_samples: Samples a component.
+        importance_samples: Samples per component.
     """
 
     importance_samples: int = 8

@@ -17,7 +17,7 @@ class TotalCorrelation(Objective):
     Args:
         alpha: Share of the conditional terms, 0 to 1.
         beta: Weight of the KL terms after warm-up.
-        warmup_epochs: β rises linearly from 0 to its value over so many epochs.
+        warmup_epochs: Number of epochs over which β rises linearly to its value.
     """
 
     alpha: float = 0.9

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Num
-from pyro.distributions import Categorical, StudentT
+from pyro.distributions import Categorical
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import StudentT
 
 from mmvae.batch import Observation
 from mmvae.case import Field, View
@@ -31,7 +32,8 @@ class Fields(TorchDistribution):
         categories: Over the C categories, in their order; batch shape (B, C), logits −∞ beyond a field's own.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - torch's own class attribute
+    # torch's own classes set this attribute where its base class has a property.
+    arg_constraints = {}  # noqa: RUF012  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     has_rsample = False
 
     def __init__(self, sizes: Sequence[int], numbers: StudentT, categories: Categorical):

@@ -146,7 +146,7 @@ def _terms_in(file: str) -> list[Mapping[str, Any]]:
         plain = yaml.safe_load(Path(file).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"Terms.file {file!r} cannot be read: {error}".splitlines()[0]) from error
-    listed = [{"name": item} if isinstance(item, str) else item for item in plain or []]
+    listed: list[Any] = [{"name": item} if isinstance(item, str) else item for item in plain or []]
     if not listed or any(not isinstance(item, dict) or "name" not in item for item in listed):
         raise InputError(f"Terms.file {file!r}: expected a list of names or of {{name, parent}}")
     return listed
