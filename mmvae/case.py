@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmvae.errors import InputError as InputError  # where plugins look for it
+from mmvae.plain import moved
 
 ASSET_TYPES = ("volume", "image", "signal", "text")
 LABEL_SOURCES = ("histology", "follow_up", "reader", "report", "simulated")
@@ -145,19 +146,6 @@ class View:
         return self.root / asset.uri
 
 
-_MOVED = {
-    "Cohort": "cohort",
-    "write_cohort": "cohort",
-    "Split": "splits",
-    "Splits": "splits",
-    "draw_splits": "splits",
-}
-
-
 def __getattr__(name: str) -> Any:
     """Names that stood here until 0.1."""
-    if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"mmvae.{_MOVED[name]}"), name)
+    return moved(__name__, name)

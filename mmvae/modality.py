@@ -15,6 +15,7 @@ from torch import nn
 
 from mmvae.batch import Motion, Observation
 from mmvae.case import Asset, Card, View
+from mmvae.plain import moved
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,4 @@ class Modality(ABC):
 
 def __getattr__(name: str) -> Any:
     """A name that stood here until 0.1."""
-    if name != "view_of":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return import_module("mmvae.views").view_of
+    return moved(__name__, name)

@@ -18,17 +18,33 @@ T = TypeVar("T")
 PLUGINS = "mmvae.modalities"  # the entry-point group of modality plugins
 DEEPEST = 16  # levels of classes and lists within each other; a file that nests deeper was written to do harm
 
-# Class paths that earlier releases wrote → where the class is now.
+_ROOMS = {  # module until 0.1 → {module now: names}
+    "mmvae.latent.objective": {
+        "mmvae.latent.objective.elbo": ("ELBO",),
+        "mmvae.latent.objective.importance": ("IWAE", "DReG"),
+        "mmvae.latent.objective.total_correlation": ("TotalCorrelation",),
+        "mmvae.latent.objective.alignment": ("Alignment",),
+        "mmvae.latent.objective.sum": ("Sum",),
+    },
+    "mmvae.case": {
+        "mmvae.cohort": ("Cohort", "write_cohort"),
+        "mmvae.splits": ("Split", "Splits", "draw_splits"),
+    },
+    "mmvae.modality": {"mmvae.views": ("view_of",)},
+    "mmvae.answer": {"mmvae.blocks.answers": ("AnswerDecoder",)},
+    "mmvae.volume": {
+        "mmvae.blocks.geometry": ("grid_affine", "load_nifti", "move", "resample", "vary_intensity"),
+        "mmvae.blocks.networks": ("PRESETS", "Preset", "VolumeDecoder", "VolumeEncoder"),
+        "mmvae.blocks.pictures": ("montage", "native_slice"),
+    },
+    "mmvae.retrieval.evaluate": {"mmvae.evaluation.evaluate": ("evaluate",)},
+}
+# Paths of 0.1, as stored files and as scripts name them → where the same thing is now.
 MOVED = {
-    f"mmvae.latent.objective.{name}": f"mmvae.latent.objective.{room}.{name}"
-    for name, room in (
-        ("ELBO", "elbo"),
-        ("IWAE", "importance"),
-        ("DReG", "importance"),
-        ("TotalCorrelation", "total_correlation"),
-        ("Alignment", "alignment"),
-        ("Sum", "sum"),
-    )
+    f"{before}.{name}": f"{now}.{name}"
+    for before, rooms in _ROOMS.items()
+    for now, names in rooms.items()
+    for name in names
 }
 
 _trusted: set[str] = set()
@@ -47,6 +63,19 @@ def trusted_modules() -> set[str]:
     """
     plugins = {point.module.split(".")[0] for point in entry_points(group=PLUGINS)}
     return {"mmvae", *plugins, *_trusted}
+
+
+def moved(module: str, name: str) -> Any:
+    """What stood at `module.name` until 0.1: for the `__getattr__` of a module that scripts and plugins may still name.
+
+    >>> moved("mmvae.case", "Cohort").__module__
+    'mmvae.cohort'
+    """
+    path = MOVED.get(f"{module}.{name}")
+    if path is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    room, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(room), name)
 
 
 def to_plain(value: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ ORDER = (
     "ingest", "phantom", "data", "model", "retrieval", "evaluation", "locate", "pacs", "custody", "serve", "testing", "cli",
 )  # fmt: skip
 # Addresses of 0.1 that hand over to where a thing lives now; nothing in mmvae may use them.
-OLD_ADDRESSES = ("mmvae.volume", "mmvae.retrieval.evaluate")
+OLD_ADDRESSES = ("mmvae.volume", "mmvae.answer", "mmvae.retrieval.evaluate")
 # Files whose module-level `__getattr__` may import from later rooms, because nothing runs before a user asks for a name.
 LAZY = ("mmvae", "mmvae.case", "mmvae.modality")
 # Files whose imports inside functions are not followed: the name, and what shows that torch stays out all the same.

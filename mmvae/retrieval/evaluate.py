@@ -1,5 +1,9 @@
 """The address until 0.1 of `mmvae.evaluation.evaluate`, for scripts written for it."""
 
-from mmvae.evaluation.evaluate import evaluate
+from typing import Any
 
-__all__ = ["evaluate"]
+from mmvae.plain import moved
+
+
+def __getattr__(name: str) -> Any:
+    return moved(__name__, name)

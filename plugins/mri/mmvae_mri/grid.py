@@ -91,8 +91,9 @@ class OnGrid(Modality):
         centre = view.lesion.point_mm if self.about == "lesion" and view.lesion else view.frame_mm
         if self.about == "lesion" and view.lesion is None:
             raise InputError(
-                "the case has no lesion point and this model looks about the lesion; give one (`--lesion X,Y,Z` in LPS mm "
-                "for a query, a lesions table for a scan)"
+                "the case has no lesion point and this model looks about the lesion; give one in LPS mm, for a query with it, "
+                "for a scan in a lesions table",
+                "lesion",
             )
         if centre is None:
             raise InputError(
