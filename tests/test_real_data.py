@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from mmvae.cli import main
 from mmvae.cohort import Cohort
 
