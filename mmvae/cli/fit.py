@@ -19,6 +19,7 @@ from mmvae.cli.allowed import (
     without_trust,
 )
 from mmvae.cli.quiet import quiet, shown
+from mmvae.cli.renamed import old_names_are_read
 from mmvae.data import CaseData
 from mmvae.discovery import installed, load_all
 from mmvae.errors import InputError
@@ -56,11 +57,7 @@ class _CLI(LightningCLI):
         settings = self.config[str(self.subcommand)]
         refuse_other_than_classes(settings)
         checkpoint = settings.ckpt_path
-        if checkpoint not in (
-            None,
-            "last",
-            "best",
-        ):  # a word of Lightning's, or an address of a file elsewhere
+        if checkpoint not in (None, "last", "best"):  # Lightning would also fetch it from an address
             read_checkpoint(Path(checkpoint), "cpu")
         settings.weights_only = True  # whatever the YAML says: a pickle runs code
 
@@ -120,7 +117,7 @@ def run(argv: Sequence[str]) -> None:
     argv, modules = without_trust(argv)
     allow_only_known([*modules, *named_by(argv)])
     try:
-        with quiet(), shown():
+        with quiet(), shown(), old_names_are_read():
             _CLI(
                 MMVAE,
                 CaseData,
@@ -135,7 +132,7 @@ def run(argv: Sequence[str]) -> None:
                 parser_kwargs={
                     "exit_on_error": False,
                     **{
-                        name: {"exit_on_error": False, "epilog": EPILOG}
+                        name: {"exit_on_error": False, "parser_mode": "yaml", "epilog": EPILOG}
                         for name in ("fit", "validate", "test")
                     },
                 },

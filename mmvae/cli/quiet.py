@@ -34,6 +34,7 @@ UNWARNED = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"LightningCLI's args parameter is intended to run from within Python",
     r"\s*``\w+`` was deprecated in v4\.\d+\.\d+ and will be removed in v5\.0\.0",
+    r"No seed found, seed set to 0",
     r"Trying to infer the `batch_size` from an ambiguous collection",
     r"You're resuming from a checkpoint that ended before the epoch ended",
     r"The dirpath has changed from ",
