@@ -70,7 +70,7 @@ def _t1_weighted(facts: Mapping) -> float:
             return 0.85
         if spoiled and flip is None:
             return 0.6
-        return 0.85 if spoiled and 8 <= flip <= 30 else 0.0
+        return 0.85 if spoiled and flip is not None and 8 <= flip <= 30 else 0.0
     return 0.9 if te <= 30 and 100 <= tr <= 900 else 0.0
 
 
