@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from mmvae_clinical import Clinical
@@ -69,9 +70,9 @@ def test_every_rule_and_objective_has_a_finite_loss_and_gradient_for_every_missi
     model = build(cohort, fusion, objective=objective).train()
     batch = batch_of(cohort, model, 8)
     patterns = torch.tensor([[n >> 2 & 1, n >> 1 & 1, n & 1] for n in range(8)]).bool()
-    scored = model.bound(Batch(batch.observations, patterns, batch.case_ids))
-    scored.loss.backward()
-    assert torch.isfinite(scored.loss)
+    result = model.bound(Batch(batch.observations, patterns, batch.case_ids))
+    result.loss.backward()
+    assert torch.isfinite(result.loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     shown = Batch(batch.observations, patterns, batch.case_ids)
     outside = model.bound(shown, model.evaluation_draw(shown))
@@ -81,9 +82,9 @@ def test_every_rule_and_objective_has_a_finite_loss_and_gradient_for_every_missi
 @pytest.mark.parametrize("fusion", [PoE(prior_expert=False), TemperedPoE(), MomentMatched(MoPoE())], ids=str)
 def test_total_correlation_trains_with_every_rule_of_one_gaussian(cohort, fusion):
     model = build(cohort, fusion, objective=TotalCorrelation()).train()
-    scored = model.bound(batch_of(cohort, model, 8))
-    scored.loss.backward()
-    assert torch.isfinite(scored.loss)
+    result = model.bound(batch_of(cohort, model, 8))
+    result.loss.backward()
+    assert torch.isfinite(result.loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
@@ -115,9 +116,9 @@ def test_the_two_halves_are_disjoint_none_empty_and_only_of_what_was_encoded(coh
     batch = batch_of(cohort, model, 24)
     seen = set()
     for epoch in range(20):
-        drawn = model.visibility.training(batch.case_ids, batch.present, 1, 8, epoch)
-        first, second = drawn.halves
-        encoded = drawn.visible.unflatten(0, (-1, 3)).any(1)
+        draw = model.visibility.training(batch.case_ids, batch.present, 1, 8, epoch)
+        first, second = draw.halves
+        encoded = draw.visible.unflatten(0, (-1, 3)).any(1)
         enough = encoded.sum(1) > 1
         assert not (first & second).any()
         assert torch.equal((first | second)[enough], encoded[enough])
@@ -141,9 +142,9 @@ def test_garbage_in_absent_roles_and_under_masks_changes_neither_loss_nor_gradie
             here = present[:, m].view(-1, *[1] * (seen.mask.dim() - 1)) & seen.mask
             dirty[role] = Observation(torch.where(here, seen.value, fill), here)
         model.zero_grad()
-        scored = model.bound(Batch(dirty, present, batch.case_ids))
-        scored.loss.backward()
-        results.append((scored.loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+        result = model.bound(Batch(dirty, present, batch.case_ids))
+        result.loss.backward()
+        results.append((result.loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     torch.testing.assert_close(results[0], results[1])
     assert torch.isfinite(results[1][1]).all()
 
@@ -200,7 +201,7 @@ class _LinearDecoder(_LinearExpert):
         return torch.distributions.Normal(z @ self.weight.T, 0.5)
 
 
-def test_weights_of_one_give_the_exact_bound_and_balanced_divides_by_the_values(cohort):
+def test_weights_of_one_give_log_p_of_x_where_it_is_known(cohort):
     """With the exact posterior p(x, z) / q(z) is p(x) whatever z is, and p(x) of a linear-Gaussian model is a normal density."""
     from scipy.stats import multivariate_normal
 
@@ -209,13 +210,12 @@ def test_weights_of_one_give_the_exact_bound_and_balanced_divides_by_the_values(
         model = MMVAE(recipes, latent_dim=2, fusion=PoE(), objective=IWAE(4), weights=weights)
         model.fit_recipes(cohort, cohort.split("train"))
         values = [torch.randn(6, width, generator=torch.Generator().manual_seed(width)) for width in (3, 5)]
-        seen = {role: Observation(x, torch.ones_like(x, dtype=torch.bool)) for role, x in zip("ab", values)}
+        observations = {
+            role: Observation(x, torch.ones_like(x, dtype=torch.bool)) for role, x in zip("ab", values)
+        }
         present = torch.tensor([[True, True]] * 3 + [[True, False]] * 2 + [[False, True]])
-        return (
-            model.bound(Batch(seen, present, tuple("uvwxyz")), training=False).bound.loss.item(),
-            values,
-            present,
-        )
+        batch = Batch(observations, present, tuple("uvwxyz"))
+        return float(model.bound(batch, model.evaluation_draw(batch)).loss), values, present
 
     found, values, present = loss({"a": 1.0, "b": 1.0})
     log_p = 0.0
@@ -226,34 +226,65 @@ def test_weights_of_one_give_the_exact_bound_and_balanced_divides_by_the_values(
         covariance = weight @ weight.T + 0.25 * torch.eye(len(x))
         log_p += multivariate_normal.logpdf(x.numpy(), cov=covariance.numpy()) / 6
     assert found == pytest.approx(-log_p, rel=1e-4)
-    balanced = build(cohort, weights={"terms": 1.0})
-    assert balanced.weight_of == {"t2": 300 / (6 * 16 * 16), "clinical": 300 / 7, "terms": 1.0}
-    assert loss({"a": 1.0, "b": 2.0})[0] != pytest.approx(
-        -log_p, rel=1e-2
-    )  # any other weight is another bound
+    other = loss({"a": 1.0, "b": 2.0})[0]
+    assert other != pytest.approx(-log_p, rel=1e-2)  # any other weight is another bound
+
+
+def test_weights_of_one_give_the_exact_bound(cohort):
+    """E log p(x | z) − KL case by case in float64: the product of experts, its sample, scores and KL by hand."""
+    model = build(
+        cohort, weights=dict.fromkeys(("t2", "clinical", "terms"), 1.0), objective=ELBO(1.0, 0)
+    ).eval()
+    batch = batch_of(cohort, model)
+    draw = model.evaluation_draw(batch)
+    with torch.no_grad():
+        loss = float(model.bound(batch, draw).loss)
+        total = 0.0
+        for b in range(len(batch.case_ids)):
+            precision, weighted = np.ones(8), np.zeros(8)  # of the prior, which is one of the experts
+            for m, role in enumerate(model.roles):
+                if role != "terms" and batch.present[b, m]:
+                    case = batch.observations[role].clean().rows(torch.tensor([b]))
+                    expert = model.encoders[role](case.value, case.mask)
+                    tau = np.exp(-expert.logvar[0].double().numpy())
+                    precision, weighted = precision + tau, weighted + tau * expert.mean[0].double().numpy()
+            mean, variance = weighted / precision, 1 / precision
+            z = mean + np.sqrt(variance) * draw.noise[b, 0].double().numpy()
+            for m, role in enumerate(model.roles):
+                if batch.present[b, m]:
+                    case = batch.observations[role].clean().rows(torch.tensor([b]))
+                    score = model.decoders[role](torch.from_numpy(z).float()[None]).log_prob(case.value)
+                    total += float(score[case.mask].double().sum())
+            total -= 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum()
+    assert loss == pytest.approx(-total / len(batch.case_ids), rel=1e-4)
+
+
+def test_an_unnamed_role_s_weight_is_300_over_its_values(cohort):
+    model = build(cohort, weights={"terms": 1.0})
+    assert model.weight_of == {"t2": 300 / (6 * 16 * 16), "clinical": 300 / 7, "terms": 1.0}
 
 
 def test_some_role_is_always_visible_and_the_draw_is_keyed_by_case_and_epoch(cohort):
     model = build(cohort, visible={"t2": 0.05, "clinical": 0.05, "terms": 0.05})
     batch = batch_of(cohort, model)
-    drawn = model.visibility.training(batch.case_ids, batch.present, 1, 8, 0)
-    assert drawn.visible.any(1).all()
-    assert not (drawn.visible & ~batch.present).any()
+    draw = model.visibility.training(batch.case_ids, batch.present, 1, 8, 0)
+    assert draw.visible.any(1).all()
+    assert not (draw.visible & ~batch.present).any()
     half = Batch(batch.observations, batch.present[3:], batch.case_ids[3:])
     again = model.visibility.training(half.case_ids, half.present, 1, 8, 0)
-    assert torch.equal(drawn.visible[3:], again.visible)
-    assert torch.equal(drawn.noise[3:], again.noise)
+    assert torch.equal(draw.visible[3:], again.visible)
+    assert torch.equal(draw.noise[3:], again.noise)
 
 
 def test_several_subsets_are_the_bound_s_mean_over_them_with_each_role_scored_as_often_as_it_counts(cohort):
     """By nested loops over cases, subsets and roles; an answer role is scored under each subset, another under one of four."""
     model = build(cohort, subsets=4, objective=ELBO(0.7, 0))
     batch = batch_of(cohort, model)
-    drawn = model.visibility.training(batch.case_ids, batch.present, 1, 8, 0)
-    share = drawn.share.unflatten(0, (-1, 4))
+    draw = model.visibility.training(batch.case_ids, batch.present, 1, 8, 0)
+    share = draw.share.unflatten(0, (-1, 4))
     assert (share.mean(1) == 1).all()
     assert ((share > 0).sum(1) == torch.tensor([1, 1, 4])).all()
-    assert len({tuple(row.tolist()) for row in drawn.visible}) > 1
+    assert len({tuple(row.tolist()) for row in draw.visible}) > 1
     experts, _ = model.experts(batch)
     total = 0.0
     for b in range(len(batch.case_ids)):
@@ -265,15 +296,15 @@ def test_several_subsets_are_the_bound_s_mean_over_them_with_each_role_scored_as
         for s in range(4):
             posterior = model.rule(
                 Gaussian(experts.mean[b : b + 1], experts.logvar[b : b + 1]),
-                drawn.visible[4 * b + s : 4 * b + s + 1],
+                draw.visible[4 * b + s : 4 * b + s + 1],
             )
-            z = posterior.components.rsample(drawn.noise[4 * b + s : 4 * b + s + 1])[:, 0]
+            z = posterior.components.rsample(draw.noise[4 * b + s : 4 * b + s + 1])[:, 0]
             scores = model.log_likelihoods(one, z[None])[0, 0]
             for m, role in enumerate(model.roles):
                 total += model.weight_of[role] * float(share[b, s, m] * scores[m])
             total -= 0.7 * float(posterior.components.kl_to_prior().sum())
     torch.testing.assert_close(
-        model.bound(batch).loss.detach(), torch.tensor(-total / len(drawn.visible)), rtol=1e-4, atol=1e-3
+        model.bound(batch).loss.detach(), torch.tensor(-total / len(draw.visible)), rtol=1e-4, atol=1e-3
     )
 
 
@@ -291,11 +322,11 @@ def test_one_batch_can_be_learnt_by_heart(cohort, monkeypatch):
     for step in range(400):
         # Noise is keyed by epoch: without a trainer it would be one draw, which the means need not lie at.
         monkeypatch.setattr(MMVAE, "current_epoch", property(lambda _, step=step: step))
-        scored = model.bound(batch)
+        result = model.bound(batch)
         optimizer.zero_grad()
-        scored.loss.backward()
+        result.loss.backward()
         optimizer.step()
-        losses.append(float(scored.loss.detach()))
+        losses.append(float(result.loss.detach()))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     experts, _ = model.experts(batch)
     visible = batch.present & torch.tensor([True, True, False])
@@ -471,8 +502,8 @@ def test_bfloat16_mixed_trains_and_embeds_close_to_float32(phantom, cohort):
         plain, _ = model.experts(batch)
         with torch.autocast("cpu", torch.bfloat16):
             cast, _ = model.experts(batch)
-            made = model.bound(batch).bound
+            bound = model.bound(batch).bound
     a, b = (model.posterior(x, batch.present).mean for x in (plain, cast))
     assert float(torch.nn.functional.cosine_similarity(a, b).min()) > 0.99
-    assert torch.isfinite(made.loss)
+    assert torch.isfinite(bound.loss)
     assert Path(phantom).exists()

@@ -414,8 +414,8 @@ def looped(experts, first, second, target, rows):
 
 
 def test_alignment_with_the_same_case_is_the_cross_entropy_both_ways_and_a_case_of_one_role_takes_no_part():
-    made, experts, first, second = aligned(Alignment(weight=3.0))
-    assert float(made.loss) == pytest.approx(
+    bound, experts, first, second = aligned(Alignment(weight=3.0))
+    assert float(bound.loss) == pytest.approx(
         3 * looped(experts, first, second, np.eye(4), range(4)), rel=1e-4
     )
 
@@ -423,7 +423,7 @@ def test_alignment_with_the_same_case_is_the_cross_entropy_both_ways_and_a_case_
 def test_alignment_by_findings_spreads_the_target_by_how_alike_two_cases_are_and_leaves_out_the_unread():
     value = torch.tensor([[1, 0, 1.0], [1, 0, 0], [0, 1, 0], [0, float("nan"), 1], [1, 1, 1]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 0], [1, 0, 1], [1, 1, 1]]).bool()
-    made, experts, first, second = aligned(Alignment(1.0, targets="findings"), value, mask)
+    bound, experts, first, second = aligned(Alignment(1.0, targets="findings"), value, mask)
     distance = np.full((5, 5), np.nan)
     for i in range(5):
         for j in range(5):
@@ -435,7 +435,7 @@ def test_alignment_by_findings_spreads_the_target_by_how_alike_two_cases_are_and
     for i in rows:
         raw = np.array([1.0 if i == j else np.exp(-distance[i, j] / usual / 0.2) for j in rows])
         target.append(raw / raw.sum())
-    assert float(made.loss) == pytest.approx(looped(experts, first, second, target, rows), rel=1e-4)
+    assert float(bound.loss) == pytest.approx(looped(experts, first, second, target, rows), rel=1e-4)
 
 
 def test_a_sum_adds_losses_and_keeps_the_bound_s_parts():
@@ -448,8 +448,8 @@ def test_a_sum_adds_losses_and_keeps_the_bound_s_parts():
     )  # fmt: skip
     both = Sum((IWAE(8), Alignment(2.0)))
     assert both.samples(1) == 8
-    made = both(seen)
+    bound = both(seen)
     alone = IWAE(8)(seen), Alignment(2.0)(seen)
-    torch.testing.assert_close(made.loss, alone[0].loss + alone[1].loss)
-    torch.testing.assert_close(made.log_likelihood, alone[0].log_likelihood)
-    assert set(made.parts) == {"alignment"}
+    torch.testing.assert_close(bound.loss, alone[0].loss + alone[1].loss)
+    torch.testing.assert_close(bound.log_likelihood, alone[0].log_likelihood)
+    assert set(bound.parts) == {"alignment"}
