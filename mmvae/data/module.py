@@ -69,7 +69,7 @@ class CaseData(LightningDataModule):
         found = self.cohort.split(split, self.fold)
         if not found:
             raise InputError(
-                f"the cohort's {split} split holds no case; draw the splits again with `mmvae scan --splits`"
+                f"the cohort's {split} split holds no case; scan the source again with other splits"
             )
         return found
 

@@ -399,8 +399,7 @@ class MMVAE(LightningModule):
             raise InputError(
                 "this checkpoint belongs to another run: "
                 + "; ".join(differing)
-                + ". Resume with the YAML in its folder, or start "
-                "afresh without --ckpt_path (trainer.* may differ)"
+                + ". Resume with the YAML in its folder, or start afresh without a checkpoint (trainer.* may differ)"
             )
         self.supervision = kept["supervision"]
         self.choose_space(*_readout_and_distance(kept))
