@@ -29,8 +29,6 @@ OTHER_MEANINGS = {
 # Calls that run what a string names, each with the reason why it may.
 DYNAMIC = {
     "mmvae.plain": "the one place where a file names a class, after the checks",
-    "mmvae.case": "names that stood here until 0.1, from a fixed table",
-    "mmvae.modality": "names that stood here until 0.1, from a fixed table",
     "mmvae": "the names of `import mmvae`, from a fixed table",
     "mmvae.cli.allowed": "modules that the user typed, and class paths that the allow-list of the parser has passed",
 }
