@@ -1,6 +1,9 @@
 """Kept observations: never stale, and no error where they cannot be kept."""
 
-import inspect
+import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from mmvae.batch import Observation
 from mmvae.case import Asset, View
 from mmvae.data import cache
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"shape": (2, 4, 4), "spacing_mm": (6.0, 6.0, 6.0)}
 
 
@@ -39,15 +43,34 @@ def test_what_was_kept_is_what_was_read_and_is_not_read_again(view, tmp_path, mo
 
 @pytest.mark.parametrize("edited", ["mmvae_mri.structural", "mmvae_mri.grid", "mmvae.blocks.geometry"])
 def test_editing_the_plugin_or_a_building_block_changes_the_key(view, monkeypatch, edited):
-    before, source = cache.key_of(T2(**SMALL), view), inspect.getsource
+    before, read = cache.key_of(T2(**SMALL), view), Path.read_bytes
     cache._source_hash.cache_clear()
     assert cache.key_of(T2(**SMALL), view) == before
     cache._source_hash.cache_clear()
-    monkeypatch.setattr(
-        inspect, "getsource", lambda m: source(m) + ("# edited" if m.__name__ == edited else "")
-    )
+    file = Path(importlib.import_module(edited).__file__)
+    monkeypatch.setattr(Path, "read_bytes", lambda p: read(p) + (b"# edited" if p == file else b""))
     assert cache.key_of(T2(**SMALL), view) != before
     cache._source_hash.cache_clear()
+
+
+def test_the_key_does_not_depend_on_what_else_was_imported():
+    """A worker that imported less than the parent finds what the parent kept."""
+    code = "from mmvae.data.cache import _source_hash; from mmvae_report import Report; print(_source_hash(Report))"
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", first + code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
+        for first in ("", "import mmvae.blocks.networks; ", "import mmvae_report.text_model, mmvae_mri; ")
+    }
+    assert len(hashes) == 1
+
+
+def test_a_class_of_one_file_depends_on_that_file(tmp_path, monkeypatch):
+    (tmp_path / "alone.py").write_text("class Alone: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    alone = importlib.import_module("alone").Alone
+    assert cache._sources(alone)[0] == tmp_path / "alone.py"
+    assert "geometry.py" in [path.name for path in cache._sources(alone)]
 
 
 def test_a_recipe_a_frame_and_a_file_change_the_key(view):

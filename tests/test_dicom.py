@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 from collections import Counter, defaultdict
 from pathlib import Path

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -82,6 +82,25 @@ def test_jitter_of_the_header_s_last_digit_splits_nothing(grid, data):
     ]
     stacks, unused = stacks_of(("1.2.3", f) for f in shaken)
     assert (len(stacks), unused) == (1, [])
+
+
+@settings(max_examples=80, deadline=None)
+@example(
+    0.005, [-4e-7, 4e-7, 0.0]
+)  # where two decimals change: a key of rounded numbers made two stacks of it
+@given(st.floats(-300, 300), st.lists(st.sampled_from([-4e-7, 0.0, 4e-7]), min_size=3, max_size=3))
+def test_phases_of_one_series_each_are_one_stack_wherever_their_grid_begins(start, jitter):
+    def phases(offsets):
+        for phase, offset in enumerate(offsets):
+            for s in range(6):
+                at = (start + offset, 0.0, 4.0 * s)
+                plane = frame(6 * phase + s, at, np.eye(3), (1.0, 1.0), time_s=3e4 + 30 * phase)
+                yield f"1.2.{phase}", replace(plane, facts={"Modality": "MR", "ScanningSequence": ["GR"]})
+
+    stacks, unused = stacks_of(phases(jitter))
+    assert ([len(stack.volumes) for stack in stacks], unused) == ([3], [])
+    elsewhere, _ = stacks_of(phases([0.0, 0.0, 0.1]))
+    assert sorted(len(stack.volumes) for stack in elsewhere) == [1, 2]
 
 
 @settings(max_examples=80, deadline=None)

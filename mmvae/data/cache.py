@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
 import io
 import json
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import mmvae.blocks
 from mmvae.atomic import write_atomically
 from mmvae.batch import Observation
 from mmvae.case import View
@@ -23,16 +23,27 @@ from mmvae.plain import to_plain
 @cache
 def _source_hash(cls: type) -> str:
     """Hash of the source of the class's own package and of the building blocks, so that editing `read` gives no stale data."""
+    digest = hashlib.sha256()
+    for path in _sources(cls):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(cls: type) -> list[Path]:
+    """The files on which what a class reads depends, the same whatever has been imported so far."""
     package = cls.__module__.split(".")[0]
     # A class of mmvae itself depends on its own file; what else the package holds is not about it.
-    own = [cls.__module__] if package == "mmvae" else [n for n in sys.modules if n.split(".")[0] == package]
-    digest = hashlib.sha256()
-    for name in sorted({*own, *(n for n in sys.modules if n.startswith("mmvae.blocks."))}):
-        try:
-            digest.update(inspect.getsource(sys.modules[name]).encode())
-        except (OSError, TypeError):
-            continue  # a namespace package or a class from an interactive session has no file
-    return digest.hexdigest()
+    own = _files_of(cls.__module__ if package == "mmvae" else package)
+    return [*own, *_files_of(mmvae.blocks.__name__)]
+
+
+def _files_of(module: str) -> list[Path]:
+    """The Python files of a package, or a module's own; none for a class from an interactive session."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return []
+    path = Path(file)
+    return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
 
 
 def key_of(recipe: Modality, view: View) -> str:

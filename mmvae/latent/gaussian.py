@@ -119,6 +119,6 @@ def euclidean_distance(query: Float[Tensor, "Q D"], archive: Float[Tensor, "N D"
 DISTANCES = {"cosine": cosine_distance, "euclidean": euclidean_distance}
 
 
-def masked_sum(value: Float[Tensor, "B *rest"], mask: Bool[Tensor, "B *rest"]) -> Float[Tensor, " B"]:
+def masked_sum(value: Float[Tensor, " B *rest"], mask: Bool[Tensor, " B *rest"]) -> Float[Tensor, " B"]:
     """Sum over all but the batch of what the mask lets through; NaN under the mask does not matter."""
     return torch.where(mask, value, 0).reshape(len(value), -1).sum(1)

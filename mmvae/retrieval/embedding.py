@@ -48,7 +48,7 @@ class Embedding:
             meta = json.loads((root / "meta.json").read_text())
             with np.load(root / "experts.npz", allow_pickle=False) as kept:
                 arrays = {name: kept[name] for name in ("mean", "logvar", "present", "posterior_mean")}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{root} is no embedding that can be read ({type(error).__name__}); embed again"
             ) from error

@@ -135,7 +135,11 @@ class Index:
         with self._reading() as db:
             meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
             build = str(meta.get("build", "unnamed"))  # an index of release 0.1 has no name of its own
-            build, generation = build if build.isalnum() else "unnamed", int(meta["generation"])
+            build, generation = build if build.isalnum() else "unnamed", meta["generation"]
+            if type(generation) is not int:
+                raise InputError(
+                    f"{self.root}: the generation is {generation!r}, no whole number; rebuild the index"
+                )
             last = self._last
             if last is None or (last.build, last.generation) != (build, generation):
                 last = self._last = self._archive(db, Provenance.read(meta), build, generation)
@@ -209,7 +213,7 @@ class Index:
             raise InputError(
                 f"{self.root}: index.sqlite is damaged or no database ({error}); rebuild the index"
             ) from error
-        except (json.JSONDecodeError, KeyError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
             raise InputError(f"{self.root}: index.sqlite is damaged ({error}); rebuild the index") from error
         finally:
             db.close()
@@ -263,15 +267,16 @@ def _blob(vector: np.ndarray) -> bytes:
     return vector.astype("<f4").tobytes()
 
 
-def _vectors(blobs: Sequence[bytes], what: str) -> Float[np.ndarray, "N W"]:
-    """Little-endian float32 vectors of one width."""
-    widths = {len(blob) if isinstance(blob, bytes) else -1 for blob in blobs}
+def _vectors(blobs: Sequence[object], what: str) -> Float[np.ndarray, "N W"]:
+    """Little-endian float32 vectors of one width, from what a file holds: anything but bytes is refused."""
+    vectors = [blob for blob in blobs if isinstance(blob, bytes)]
+    widths = {len(blob) for blob in vectors} | ({-1} if len(vectors) < len(blobs) else set())
     if len(widths) > 1 or any(width <= 0 or width % 4 for width in widths):
         raise InputError(
             f"the index's {what} have widths of {sorted(widths)} bytes; expected one multiple of 4. Rebuild it"
         )
     width = next(iter(widths), 0) // 4
-    return np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(len(blobs), width)
+    return np.frombuffer(b"".join(vectors), "<f4").astype(np.float32).reshape(len(blobs), width)
 
 
 def _experts(

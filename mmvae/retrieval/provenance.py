@@ -72,7 +72,7 @@ class Provenance:
             raise InputError(
                 f"the vectors have roles {roles} and answer roles {answer_roles}; they do not fit"
             )
-        groups, fields = plain.get("groups", {}), plain.get("fields", {})
+        groups, origin, fields = (_mapping(plain, key) for key in ("groups", "origin", "fields"))
         return cls(
             plain["fingerprint"],
             from_plain(space, RetrievalSpace),
@@ -80,9 +80,17 @@ class Provenance:
             answer_roles,
             str(plain.get("cohort", "")),
             {name: _names(groups, name) for name in groups},
-            dict(plain.get("origin", {})),
+            {role: str(path) for role, path in origin.items()},
             {name: read_field(name, field) for name, field in fields.items()},
         )
+
+
+def _mapping(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What stands under a key that may be missing."""
+    value = plain.get(key, {})
+    if not isinstance(value, Mapping):
+        raise InputError(f"the vectors have {key} {value!r}; expected an object of names")
+    return value
 
 
 def _names(plain: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from mmvae.ingest.dicom.repetitions import Volumes, dynamic_times, stack_facts, 
 SAME_PLACE_MM = 0.02
 SAME_DIRECTION = 1e-3  # largest difference of a direction cosine within a stack
 SAME_SPACING_MM = 1e-4
+SAME_STEP_MM = 1e-3  # between the grids of two series
 MOST_MISSING = 0.2
 
 
@@ -239,7 +240,7 @@ def _slots(places: NDArray[np.float64]) -> NDArray[np.int64] | None:
 
 def _merged(stacks: Sequence[Stack]) -> list[Stack]:
     """One series per phase becomes one stack: gradient echoes of one geometry, TR, TE and flip angle, at different times."""
-    groups: dict[tuple[Any, ...], list[tuple[float, Stack]]] = defaultdict(list)
+    by_protocol: dict[tuple[Any, ...], list[list[tuple[float, Stack]]]] = defaultdict(list)
     merged: list[Stack] = []
     for stack in stacks:
         facts, start = stack.facts, _start(stack)
@@ -247,10 +248,13 @@ def _merged(stacks: Sequence[Stack]) -> list[Stack]:
         if start is None or not (single and "GR" in facts.get("ScanningSequence", ())):
             merged.append(stack)
             continue
-        key = (stack.shape, *np.round(stack.origin, 2), *np.round(stack.steps, 3).ravel(),
-               *(facts.get(n) for n in ("RepetitionTime", "EchoTime", "FlipAngle", "fat_saturated")), tuple(facts.get("ImageType", ())))  # fmt: skip
-        groups[key].append((start, stack))
-    for members in groups.values():
+        timing = (facts.get(n) for n in ("RepetitionTime", "EchoTime", "FlipAngle", "fat_saturated"))
+        groups = by_protocol[(stack.shape, *timing, tuple(facts.get("ImageType", ())))]
+        members = next((group for group in groups if _same_grid(group[0][1], stack)), None)
+        if members is None:
+            groups.append(members := [])
+        members.append((start, stack))
+    for members in (group for groups in by_protocol.values() for group in groups):
         members.sort(key=lambda member: member[0])
         phases = [stack for _, stack in members]
         if len({start for start, _ in members}) < len(members) or len(members) < 2:
@@ -258,6 +262,12 @@ def _merged(stacks: Sequence[Stack]) -> list[Stack]:
         else:
             merged.append(_joined(phases))
     return merged
+
+
+def _same_grid(a: Stack, b: Stack) -> bool:
+    """Whether two stacks of one shape have their voxels in the same places; by tolerance, since a rounded key has edges."""
+    same_origin = np.allclose(a.origin, b.origin, rtol=0, atol=SAME_PLACE_MM)
+    return same_origin and np.allclose(a.steps, b.steps, rtol=0, atol=SAME_STEP_MM)
 
 
 def _joined(phases: Sequence[Stack]) -> Stack:
