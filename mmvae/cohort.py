@@ -259,7 +259,12 @@ def _point(value: Any, place: str) -> PointMM:
     return x, y, z
 
 
-def _asset(plain: Any, place: str) -> Asset:
+def read_asset(plain: Any, place: str) -> Asset:
+    """An asset as a line of `cases.jsonl` holds it.
+
+    Raises:
+        InputError: naming the place and the field that does not fit.
+    """
     if not isinstance(plain, Mapping):
         raise InputError(f"{place} is {plain!r}, expected an object")
     for name in ("type", "uri", "sha256"):
@@ -304,7 +309,7 @@ def _case(plain: Mapping[str, Any], place: str) -> Case:
     if known["case_id"] in ("", "..") or Path(known["case_id"]).name != known["case_id"]:  # it names a folder
         raise InputError(f"{place}: case_id is {known['case_id']!r}, expected a name without '/'")
     assets = enumerate(_list(known, "assets", place))
-    known["assets"] = tuple(_asset(asset, f"{place}: asset {number}") for number, asset in assets)
+    known["assets"] = tuple(read_asset(asset, f"{place}: asset {number}") for number, asset in assets)
     known["record"] = _values(known, "record", place)
     known["labels"] = _values(known, "labels", place)
     sources = _values(known, "label_source", place)

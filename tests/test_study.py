@@ -4,6 +4,7 @@ import datetime
 import gzip
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -561,6 +562,36 @@ def test_a_scan_killed_at_a_write_call_goes_on_and_equals_an_undisturbed_one(sou
         assert bytes_below(out) == wanted
         shutil.rmtree(out)
     assert died >= kills // 2
+
+
+class Touch:
+    """Pickled, it touches a file when it is read."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("content", ["pickle", "[]", '{"assets": 3}', '{"assets": [{"uri": "../../x"}]}'])
+def test_what_lies_where_a_stopped_scan_would_have_left_it_is_read_as_plain_values(source, tmp_path, content):
+    """The folder beside the cohort, and its vault, may be a stranger's."""
+    marker, vault = tmp_path / "marker", Vault(tmp_path / "v", bytes(32))
+    study = sorted((source / "studies").iterdir())[0]
+    scan_studies(study, tmp_path / "first", vault=vault)
+    done = tmp_path / ".cohort.scanning" / "done"
+    done.mkdir(parents=True)
+    hostile = pickle.dumps(Touch(marker)) if content == "pickle" else content.encode()
+    if content == "pickle":
+        pickle.loads(hostile)
+        assert marker.exists()
+        marker.unlink()
+    for name in vault.known["cases"]:
+        (done / name).write_bytes(hostile)
+    scan_studies(study, tmp_path / "cohort", vault=vault)
+    assert not marker.exists()
+    assert bytes_below(tmp_path / "cohort") == bytes_below(tmp_path / "first")
 
 
 def test_a_segmentation_and_contours_give_the_lesion_s_point(source, tmp_path):

@@ -1,6 +1,6 @@
 """A folder of DICOM studies → a cohort folder: every file is accounted for once, and a broken one costs itself."""
 
-import pickle
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -183,7 +183,7 @@ class _Scan:
             if isinstance(answer, TaskFailure):
                 answer.refuse_full_disk()
                 answer = task.nothing_written(f"writing the study in a process of its own: {answer.why}")
-            write_atomically(self.work / "done" / task.case_id, pickle.dumps(answer))
+            write_atomically(self.work / "done" / task.case_id, json.dumps(answer.plain()).encode())
             yield uid_of[task.case_id], answer
 
     def _ask_all(self, several: Iterable[StudyFiles]) -> None:
@@ -217,10 +217,9 @@ def _finished(path: Path) -> StudyFiles | None:
     if not path.is_file():
         return None
     try:
-        files = pickle.loads(path.read_bytes())
-    except (ImportError, AttributeError, TypeError):  # of another release
+        return StudyFiles.read(json.loads(path.read_bytes()))
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another release
         return None
-    return files if isinstance(files, StudyFiles) else None
 
 
 def _card(mapping: Map, cases: Sequence[Case], columns: Mapping[str, RecordColumn]) -> Card:

