@@ -1,4 +1,4 @@
-"""Observations as read, kept beside the case under a hash of all that they depend on, so that a volume is resampled once."""
+"""A disk cache of observations, keyed by a hash of all that they depend on, so that a volume is resampled only once."""
 
 import dataclasses
 import hashlib
@@ -22,9 +22,9 @@ from mmvae.plain import to_plain
 
 @cache
 def _source_hash(cls: type) -> str:
-    """Hash of the source of the class's own package and of the building blocks, so that editing `read` gives no stale data."""
+    """Hash of the source of the class's package and of the building blocks, so that editing `read` invalidates the cache."""
     package = cls.__module__.split(".")[0]
-    # A class of mmvae itself depends on its own file; what else the package holds is not about it.
+    # For a class of mmvae itself only its own file counts: most of the package has no influence on what it reads.
     own = [cls.__module__] if package == "mmvae" else [n for n in sys.modules if n.split(".")[0] == package]
     digest = hashlib.sha256()
     for name in sorted({*own, *(n for n in sys.modules if n.startswith("mmvae.blocks."))}):
@@ -52,24 +52,24 @@ def key_of(recipe: Modality, view: View) -> str:
 
 
 def read_cached(recipe: Modality, view: View, folder: Path | None) -> Observation:
-    """`recipe.read(view)`, or what an earlier call kept in the folder; only what has assets is worth keeping.
+    """`recipe.read(view)`, or the result cached by an earlier call; a view without assets is not cached.
 
-    Value and mask lie in one file of plain arrays, no pickle, which appears whole. A folder that cannot be written is no
-    error: the observation is then read each time.
+    Value and mask are stored in one file of plain arrays (no pickle), written atomically. A folder that cannot be written
+    is not an error: the observation is then read each time.
 
     Args:
-        recipe: Fitted.
-        view: What it reads.
-        folder: Where observations are kept; None keeps none.
+        recipe: A fitted recipe.
+        view: The view that it reads.
+        folder: Folder of the cache; None disables caching.
     """
     if folder is None or not view.assets:
         return recipe.read(view)
     path = folder / f"{key_of(recipe, view)}.npz"
     if path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            with np.load(path, allow_pickle=False) as arrays:
                 return Observation(
-                    torch.from_numpy(kept["value"].astype(np.float32)), torch.from_numpy(kept["mask"])
+                    torch.from_numpy(arrays["value"].astype(np.float32)), torch.from_numpy(arrays["mask"])
                 )
         except (OSError, ValueError, KeyError, EOFError):
             path.unlink(missing_ok=True)
