@@ -1,4 +1,4 @@
-"""Find the archive's cases most like this one: a multimodal VAE whose posterior is the retrieval space.
+"""Find the cases of an archive that are most like a given one: a multimodal VAE whose posterior is the retrieval space.
 
 The names that a notebook needs are imported when they are first used, so that `import mmvae` itself is light.
 

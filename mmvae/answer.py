@@ -1,4 +1,4 @@
-"""The address until 0.1 of `mmvae.blocks.answers`, for plugins written for it."""
+"""The import path of `mmvae.blocks.answers` until release 0.1, kept for old plugins."""
 
 from typing import Any
 

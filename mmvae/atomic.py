@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: built beside their place, renamed at the end, removed on failure."""
+"""Writing files and folders atomically: built beside their final path, renamed at the end, removed on failure."""
 
 import os
 import shutil
@@ -18,13 +18,13 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def built_beside(target: Path, label: str = "writing") -> Iterator[Path]:
-    """A free path beside `target` to build a file or folder at; it takes the target's name when the block ends.
+    """A free path beside `target` at which to build a file or folder; it is renamed to `target` when the block ends.
 
-    A file replaces the target; a folder needs a free place. Where the block raises, what was built is removed.
+    A file replaces the target; for a folder the target must not exist. If the block raises, what was built is removed.
 
     Args:
-        target: Where the result will stand; its parents are made.
-        label: Last part of the hidden name, so that two steps of one command do not meet.
+        target: Final path of the result; its parents are created.
+        label: Last part of the hidden name, so that two steps of one command do not collide.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -48,10 +48,10 @@ def built_beside(target: Path, label: str = "writing") -> Iterator[Path]:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` that takes its name when the block ends.
+    """An empty folder beside `out` that is renamed to it when the block ends.
 
     Raises:
-        InputError: where `out` exists already.
+        InputError: if `out` exists already.
     """
     if out.exists():
         raise InputError(f"{out.name!r} exists already; name a folder that does not, or remove it", "out")
@@ -61,7 +61,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or, where writing fails, as it was before.
+    """Writes a file atomically; if writing fails, it is as it was before.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def swap_folder(new: Path, place: Path) -> None:
-    """Puts the folder `new` at `place` and removes what stood there; two renames, the old one first."""
+    """Moves the folder `new` to `place` and removes the old one, by two renames, that of the old folder first."""
     old = place.with_name(f".{place.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     os.rename(place, old)

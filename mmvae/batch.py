@@ -1,4 +1,4 @@
-"""Observations (what a role measured of a case), batches of them, and the motion that all images of a case share."""
+"""Observations (the values of one role of a case, with a mask), batches of them, and the motion shared by a case's images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Observation:
-    """A value (mask shape + event) and where it was measured; one case or, stacked, a batch of them.
+    """A value (mask shape + event) and a mask of where it was measured, of one case or of a batch of cases.
 
     >>> observation = Observation(torch.tensor([1.5, float("nan")]), torch.tensor([True, False]))
     >>> observation.clean().value.tolist()  # what was not measured reaches no network
@@ -22,7 +22,7 @@ class Observation:
     mask: Bool[Tensor, "..."]
 
     def clean(self) -> "Observation":
-        """The same with 0 wherever nothing was measured: what an encoder is given."""
+        """The observation with 0 wherever nothing was measured, as it is passed to an encoder."""
         event = self.value.dim() - self.mask.dim()
         # The mask goes first: NaN * 0 is NaN, so multiplying would let an unmeasured value through.
         return Observation(torch.where(self.mask[(...,) + (None,) * event], self.value, 0), self.mask)
@@ -37,9 +37,9 @@ class Motion:
     """A rigid motion with scale and flip about the case's frame, in patient LPS mm.
 
     Args:
-        rotation_deg: About the left–right, posterior and superior axes, applied in this order.
-        translation_mm: After the rotation.
-        scale: A factor on lengths.
+        rotation_deg: Angles about the left–right, posterior and superior axes, applied in this order.
+        translation_mm: Shift after the rotation.
+        scale: Factor on lengths.
         flip: Whether left–right is mirrored.
     """
 
@@ -67,7 +67,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class MotionRange:
-    """How far `Motion.matrix` may go, drawn uniformly once per case and epoch; all 0 is no motion.
+    """The range from which a `Motion` is drawn uniformly, once per case and epoch; all 0 is no motion.
 
     >>> motion = MotionRange(rotation_deg=10.0).draw(torch.Generator().manual_seed(0))
     >>> max(map(abs, motion.rotation_deg)) <= 10, motion.scale
@@ -88,7 +88,7 @@ class MotionRange:
     flip: bool = False
 
     def draw(self, generator: torch.Generator) -> Motion:
-        """A motion; the same state of the generator gives the same motion."""
+        """A random motion; the same state of the generator gives the same motion."""
         u = (torch.rand(8, generator=generator) * 2 - 1).tolist()
         angle, shift = self.rotation_deg, self.translation_mm
         return Motion(
@@ -101,7 +101,7 @@ class MotionRange:
 
 @dataclass(frozen=True)
 class Batch:
-    """Observations by role, which are present (B, M; M in the order of the roles), and whose they are."""
+    """Observations by role, which of them are present (B, M; M in the order of the roles), and the ids of the cases."""
 
     observations: Mapping[str, Observation]
     present: Bool[Tensor, "B M"]

@@ -1,4 +1,4 @@
-"""A case, what a cohort says of its cases, and the part of a case that one role may see (FORMATS: "A cohort folder")."""
+"""The data types of a case, of a cohort's card, and of the part of a case that one role may see (FORMATS: "A cohort folder")."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ class Asset:
 
     Args:
         type: One of `ASSET_TYPES`.
-        uri: Its path relative to the cohort.
-        sha256: Of its bytes, in hex.
-        kind: Entry-point name of the modality that claimed it; None where none did.
-        confidence: How surely, 0 to 1.
-        runner_up: The next best kind.
+        uri: Path relative to the cohort.
+        sha256: Hash of the file's bytes, in hex.
+        kind: Entry-point name of the modality that claimed it; None if none did.
+        confidence: Confidence of the claim, 0 to 1.
+        runner_up: The kind with the second-best claim.
         facts: Numbers and codes under DICOM keywords.
-        files: F of each source file, or how many and the hash of the list.
+        files: F of each source file, or their number and the hash of the list.
     """
 
     type: str
@@ -42,7 +42,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Lesion:
-    """The index lesion: its point in patient LPS mm and, where one was drawn, the uri of its mask."""
+    """The index lesion: its point in patient LPS mm and, if it was segmented, the uri of its mask."""
 
     point_mm: PointMM
     mask: str | None = None
@@ -70,7 +70,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answers:
-    """The pieces of a case that state what relevance is made of; labels always are (EVALUATION.md)."""
+    """The parts of a case that reveal the labels by which relevance is judged; the labels themselves always do (EVALUATION.md)."""
 
     kinds: tuple[str, ...] = ()
     terms: bool = False
@@ -79,7 +79,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Field:
-    """What a record field holds: a number with its unit, or one of a category's values."""
+    """The type of a record field: a number with its unit, or a category with its values."""
 
     type: Literal["number", "category"] = "number"
     unit: str | None = None
@@ -98,7 +98,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Relevance:
-    """One level of graded relevance: two cases whose labels `same` are all equal have this gain."""
+    """One level of graded relevance: two cases that agree in all labels of `same` have this gain."""
 
     gain: float | int
     same: tuple[str, ...]
@@ -106,7 +106,7 @@ class Relevance:
 
 @dataclass(frozen=True)
 class Card:
-    """What a cohort is: its fields, terms, targets, answers and graded relevance (`card.json`)."""
+    """The description of a cohort: its fields, terms, targets, answers and graded relevance (`card.json`)."""
 
     name: str
     source: str
@@ -124,9 +124,9 @@ class Card:
 
 @dataclass(frozen=True)
 class View:
-    """The part of a case that one role may see: selected assets of its kind and, per EVALUATION.md, answers or not.
+    """The part of a case that one role may see: selected assets of its kind and, for an answer role, answers (EVALUATION.md).
 
-    `terms` is None and `labels` is empty for every role that is no answer role.
+    `labels` is empty for every role that is not an answer role, and `terms` is None for it if terms are answers.
     """
 
     root: Path
@@ -138,7 +138,7 @@ class View:
     frame_mm: PointMM | None = None
 
     def path(self, asset: Asset) -> Path:
-        """Where the asset's file lies.
+        """The path of the asset's file.
 
         >>> View(Path("cohort")).path(Asset("volume", "cases/c1/t2.nii.gz", "")).as_posix()
         'cohort/cases/c1/t2.nii.gz'
@@ -147,5 +147,5 @@ class View:
 
 
 def __getattr__(name: str) -> Any:
-    """Names that stood here until 0.1."""
+    """Names that were defined here until release 0.1."""
     return moved(__name__, name)

@@ -1,4 +1,4 @@
-"""The cohort folder: card, cases and splits as they are read and written (FORMATS: "A cohort folder")."""
+"""Reading and writing the cohort folder: card, cases and splits (FORMATS: "A cohort folder")."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from mmvae.splits import Splits
 
 @dataclass(frozen=True)
 class Cohort:
-    """A cohort folder as read: card, cases in the order of `cases.jsonl`, and splits (None where there are none)."""
+    """A cohort folder in memory: card, cases in the order of `cases.jsonl`, and splits (None if there are none)."""
 
     root: Path
     card: Card
@@ -60,7 +60,7 @@ class Cohort:
         """The case with this id.
 
         Raises:
-            InputError: where the cohort has none.
+            InputError: if the cohort has none.
         """
         for case in self.cases:
             if case.case_id == case_id:
@@ -72,7 +72,7 @@ class Cohort:
 
     @property
     def sha256(self) -> str:
-        """Hash of what the cases are: their ids, assets, records, terms, labels."""
+        """Hash of the cases' content: ids, assets, records, terms, labels."""
         lines = "\n".join(sorted(json.dumps(plain_case(case), sort_keys=True) for case in self.cases))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -110,7 +110,7 @@ def write_cohort(root: Path, card: Card, cases: Sequence[Case], splits: Splits |
 
 
 def read_card(plain: Mapping[str, Any]) -> Card:
-    """The card that `plain_card` gave.
+    """The card from the output of `plain_card`.
 
     Raises:
         InputError: naming the field that does not fit.
@@ -133,17 +133,21 @@ def read_card(plain: Mapping[str, Any]) -> Card:
     known["fields"] = {name: read_field(name, field) for name, field in fields.items()}
     known["relevance"] = read_relevance(_list(known, "relevance", "card.json"))
     known["terms"] = _list(known, "terms", "card.json")
-    if not all(isinstance(term, Mapping) for term in known["terms"]):
+    if not all(isinstance(term, Mapping) and _is_words(term) for term in known["terms"]):
         raise InputError(
-            "card.json: the field 'terms' holds something that is no object; expected a name for each term"
+            "card.json: the field 'terms' holds other things than names of terms and of their parents"
         )
     for name in ("targets", "reference", "deidentification"):
         known[name] = _words(known, name, "card.json")
     return Card(**known)
 
 
+def _is_words(plain: Mapping[Any, Any]) -> bool:
+    return all(isinstance(value, str) for value in plain.values())
+
+
 def read_field(name: str, plain: Any) -> Field:
-    """A record field as `Field.plain` gave it.
+    """A record field from the output of `Field.plain`.
 
     >>> read_field("age_years", {"type": "number", "unit": "years"})
     Field(type='number', unit='years', values=())
@@ -159,10 +163,10 @@ def read_field(name: str, plain: Any) -> Field:
 
 
 def read_relevance(plain: Iterable[Any]) -> tuple[Relevance, ...]:
-    """Graded relevance as a card or a MAP holds it; the first level whose labels are all the same counts.
+    """Graded relevance from a card or a MAP; of two cases the first level whose labels all agree counts.
 
     Raises:
-        InputError: where a level lacks its gain or its labels.
+        InputError: if a level lacks its gain or its labels.
 
     >>> read_relevance([{"gain": 2, "same": ["histology"]}, {"gain": 1, "same": ["malignant"]}])
     (Relevance(gain=2, same=('histology',)), Relevance(gain=1, same=('malignant',)))
@@ -186,7 +190,7 @@ def _cases(lines: Iterable[str]) -> tuple[Case, ...]:
         case = _case(_json(line, place), place)
         if case.case_id in line_of:
             raise InputError(
-                f"{place}: case_id {case.case_id!r} stands on line {line_of[case.case_id]} too; a case is one line. Remove one of the two."
+                f"{place}: case_id {case.case_id!r} stands on line {line_of[case.case_id]} too; expected one line per case. Remove one of the two."
             )
         line_of[case.case_id] = number
         cases.append(case)
@@ -216,7 +220,7 @@ def _known(cls: Any, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _object(plain: Mapping[str, Any], name: str, place: str) -> Mapping[str, Any]:
-    """A field that holds an object; an empty one where it is missing."""
+    """The value of a field that holds an object; an empty one if it is missing."""
     value = plain.get(name)
     if value is not None and not isinstance(value, Mapping):
         raise InputError(f"{place}: the field {name!r} is {value!r}, expected an object")
@@ -224,7 +228,7 @@ def _object(plain: Mapping[str, Any], name: str, place: str) -> Mapping[str, Any
 
 
 def _list(plain: Mapping[str, Any], name: str, place: str) -> tuple[Any, ...]:
-    """A field that holds a list; an empty one where it is missing."""
+    """The value of a field that holds a list; an empty one if it is missing."""
     value = plain.get(name)
     if value is not None and not isinstance(value, list | tuple):
         raise InputError(f"{place}: the field {name!r} is {value!r}, expected a list")
@@ -232,7 +236,7 @@ def _list(plain: Mapping[str, Any], name: str, place: str) -> tuple[Any, ...]:
 
 
 def _words(plain: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
-    """A field that holds a list of words; an empty one where it is missing."""
+    """The value of a field that holds a list of words; an empty one if it is missing."""
     words = _list(plain, name, place)
     if not all(isinstance(word, str) for word in words):
         raise InputError(f"{place}: the field {name!r} is {list(words)!r}, expected a list of words")
@@ -240,7 +244,7 @@ def _words(plain: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
 
 
 def _values(plain: Mapping[str, Any], name: str, place: str) -> dict[str, Value]:
-    """A field that holds a number or a word for each of its names; what is null is missing."""
+    """The value of a field that holds an object of numbers and words; null values are left out."""
     values = {field: value for field, value in _object(plain, name, place).items() if value is not None}
     for field, value in values.items():
         number = isinstance(value, int | float) and math.isfinite(value)
@@ -274,7 +278,7 @@ def read_asset(plain: Any, place: str) -> Asset:
             raise InputError(f"{place}: the field {name!r} is {plain[name]!r}, expected a word")
     if plain["type"] not in ASSET_TYPES:
         raise InputError(f"{place} has type {plain['type']!r}, expected one of {', '.join(ASSET_TYPES)}")
-    if _leaves(plain["uri"]):
+    if _leaves_cohort(plain["uri"]):
         raise InputError(f"{place} has a uri that leaves the cohort; expected one relative to it")
     known = _known(Asset, plain)
     known["facts"] = _object(known, "facts", place)
@@ -288,7 +292,7 @@ def read_asset(plain: Any, place: str) -> Asset:
     return Asset(**known)
 
 
-def _leaves(uri: str) -> bool:
+def _leaves_cohort(uri: str) -> bool:
     return Path(uri).is_absolute() or ".." in Path(uri).parts
 
 
@@ -296,7 +300,7 @@ def _lesion(plain: Mapping[str, Any], place: str) -> Lesion:
     point, mask = _point(plain.get("point_mm"), f"{place}.point_mm"), plain.get("mask")
     if mask is not None and not isinstance(mask, str):
         raise InputError(f"{place}.mask is {mask!r}, expected a uri")
-    if mask is not None and _leaves(mask):
+    if mask is not None and _leaves_cohort(mask):
         raise InputError(f"{place}.mask leaves the cohort; expected a uri relative to it")
     return Lesion(point, mask)
 

@@ -1,4 +1,4 @@
-"""Entry points to names: nothing is imported to list the installed modalities."""
+"""Finds the installed modality plugins by entry point; listing them imports none of them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mmvae.errors import InputError
 from mmvae.plain import PLUGINS
 
-if TYPE_CHECKING:  # the contract imports torch, and who only asks for names need not
+if TYPE_CHECKING:  # the contract imports torch, which listing names does not need
     from mmvae.modality import Modality
 
 
@@ -76,6 +76,6 @@ def kind_of(recipe: "Modality", role: str) -> str:
 
 
 def origin_of(recipe: "Modality") -> dict[str, str]:
-    """Distribution and version of a recipe's class, for checkpoints and indexes; empty where it is not registered."""
+    """Distribution and version of a recipe's class, for checkpoints and indexes; empty if it is not registered."""
     plugin = _plugin_of(recipe)
     return {"distribution": plugin.distribution, "version": plugin.version} if plugin else {}

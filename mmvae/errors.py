@@ -1,4 +1,4 @@
-"""Errors that the reader of the message can mend, each with the exit status of the command that meets it."""
+"""Errors that the user can fix, each with the exit status of the command."""
 
 
 class InputError(ValueError):
@@ -6,7 +6,7 @@ class InputError(ValueError):
 
     Args:
         message: The line. It names fields, never the flags of a command.
-        field: The argument that was refused, where there is one; the command line puts its flag in front.
+        field: The argument that was refused, if there is one; the command line puts its flag in front of the message.
 
     >>> error = InputError("folds are 2; expected 3 or more", "folds")
     >>> error.field, error.exit_status

@@ -1,7 +1,7 @@
-"""THE CONTRACT: what a kind of data says about itself so that the core can train and search with it.
+"""THE CONTRACT: the interface that a kind of data implements so that the core can train and search with it.
 
-A modality is a recipe, not a network: a frozen dataclass whose fields are its YAML. It travels to every DataLoader worker
-and into every checkpoint; weights live in the two modules that it builds.
+A modality is a recipe, not a network: a frozen dataclass whose fields are its YAML. It is sent to every DataLoader worker
+and stored in every checkpoint; weights live in the two modules that it builds.
 """
 
 from abc import ABC, abstractmethod
@@ -20,16 +20,16 @@ from mmvae.plain import moved
 
 @dataclass(frozen=True)
 class TrainingViews:
-    """What `fitted` may look at: the cohort's card and the role's views of the training cases, absent ones left out."""
+    """What `fitted` may look at: the cohort's card, and the role's views of the training cases in which it is present."""
 
     card: Card
     views: Sequence[View]
 
 
 class Modality(ABC):
-    """A recipe for one kind of data. Subclasses are frozen dataclasses, every field with a default.
+    """A recipe for one kind of data. Subclasses are frozen dataclasses in which every field has a default.
 
-    Here one number of the record, with the building block for answers as decoder:
+    For example, one number of the record, with the building block for answers as decoder:
 
     >>> from mmvae.blocks.answers import AnswerDecoder
     >>> from mmvae.latent.gaussian import Gaussian
@@ -48,22 +48,22 @@ class Modality(ABC):
     >>> Age().render(View(Path(), record={"age_years": 61.0}))
     '61 years'
 
-    A class whose field has another name than in an earlier release maps the old name to the new one in `renamed_fields`,
-    so that checkpoints of that release keep loading.
+    A class that renames a field maps the old name to the new one in `renamed_fields`, so that checkpoints of earlier
+    releases keep loading.
     """
 
     renamed_fields: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def read(self, view: View) -> Observation:
-        """The same float32 tensor each time, and a mask that is True where it was measured.
+        """A float32 tensor, the same on every call, and a mask that is True where it was measured.
 
-        value.shape = mask.shape + event. Raises InputError where a file cannot be read or does not fit.
+        value.shape = mask.shape + event. Raises InputError if a file cannot be read or does not fit.
         """
 
     @abstractmethod
     def blank(self) -> Observation:
-        """What an absent one looks like: zeros of the one fixed shape, mask False."""
+        """The observation of an absent modality: zeros of the same fixed shape, with the mask False."""
 
     @abstractmethod
     def encoder(self, latent_dim: int) -> nn.Module:
@@ -78,31 +78,31 @@ class Modality(ABC):
         """What a radiologist should see: a picture at native resolution or a sentence; no identifiers."""
 
     def claims(self, facts: Mapping[str, Any]) -> float:
-        """0…1: how certain it is that an asset with these facts (`type` among them) is of my kind."""
+        """How certain it is, from 0 to 1, that an asset with these facts (including its `type`) is of this kind."""
         return 0.0
 
     def select(self, assets: Sequence[Asset]) -> Sequence[Asset]:
-        """Which of the case's assets of my kind I use: the most certain, then the one with most voxels, then by uri."""
+        """The assets that are used, out of the case's assets of this kind: the most certain, then most voxels, then by uri."""
         return sorted(assets, key=lambda a: (-(a.confidence or 0.0), -a.facts.get("voxels", 0), a.uri))[:1]
 
     def present(self, view: View) -> bool:
-        """Whether the case has it; nothing is opened."""
+        """Whether the case has this modality; no file is opened."""
         return bool(view.assets)
 
     def fitted(self, training: TrainingViews) -> "Modality":
-        """The recipe with statistics, vocabulary or term list filled in as values."""
+        """The recipe with statistics, vocabulary or term list filled in from the training views."""
         return self
 
     def augment(self, observation: Observation, motion: Motion, generator: torch.Generator) -> Observation:
-        """The same observation under the case's motion, and its own random variation."""
+        """The observation under the case's motion, with random variation of its own."""
         return observation
 
     def misfits(self, view: View) -> Sequence[str]:
-        """What this view holds that the fitted recipe does not know and treats as missing, e.g. a new category."""
+        """Sentences on what this view holds that the fitted recipe does not know and treats as missing, e.g. a new category."""
         return ()
 
     def teaches(self, kind: str) -> str:
-        """What an answer role of mine adds to a row's supervision: the kind's name unless stated (EVALUATION.md)."""
+        """What an answer role of this modality adds to a row's supervision; by default the kind's name (EVALUATION.md)."""
         return kind
 
     def describe(self, observation: Observation) -> Image | str:
@@ -111,5 +111,5 @@ class Modality(ABC):
 
 
 def __getattr__(name: str) -> Any:
-    """A name that stood here until 0.1."""
+    """A name that was defined here until release 0.1."""
     return moved(__name__, name)

@@ -1,6 +1,6 @@
-"""Frozen dataclasses ⇄ class paths and plain values, as checkpoints, embeddings and indexes keep them.
+"""Converts frozen dataclasses to and from class paths and plain values, as checkpoints, embeddings and indexes store them.
 
-A file may only name a class of the kind that is wanted, from mmvae, from an installed plugin, or from a module that the user
+A file may only name a class of the expected kind, from mmvae, from an installed plugin, or from a module that the user
 named with `trust`. Nothing else is imported and nothing else is called, whatever the file says.
 """
 
@@ -16,7 +16,7 @@ from mmvae.errors import InputError
 T = TypeVar("T")
 
 PLUGINS = "mmvae.modalities"  # the entry-point group of modality plugins
-DEEPEST = 16  # levels of classes and lists within each other; a file that nests deeper was written to do harm
+DEEPEST = 16  # nesting levels of classes and lists; a file that nests deeper was written to do harm
 
 _ROOMS = {  # module until 0.1 → {module now: names}
     "mmvae.latent.objective": {
@@ -39,7 +39,7 @@ _ROOMS = {  # module until 0.1 → {module now: names}
     },
     "mmvae.retrieval.evaluate": {"mmvae.evaluation.evaluate": ("evaluate",)},
 }
-# Paths of 0.1, as stored files and as scripts name them → where the same thing is now.
+# Import paths of release 0.1, which stored files and scripts may name → today's paths.
 MOVED = {
     f"{before}.{name}": f"{now}.{name}"
     for before, rooms in _ROOMS.items()
@@ -51,7 +51,7 @@ _trusted: set[str] = set()
 
 
 def trust(module: str) -> None:
-    """Lets files name classes of this module, and of the modules in it, for the rest of the process."""
+    """Lets files name classes of this module and its submodules, for the rest of the process."""
     _trusted.add(module)
 
 
@@ -66,7 +66,7 @@ def trusted_modules() -> set[str]:
 
 
 def moved(module: str, name: str) -> Any:
-    """What stood at `module.name` until 0.1: for the `__getattr__` of a module that scripts and plugins may still name.
+    """What was at `module.name` until release 0.1, for the `__getattr__` of a module that scripts and plugins still name.
 
     >>> moved("mmvae.case", "Cohort").__module__
     'mmvae.cohort'
@@ -79,7 +79,7 @@ def moved(module: str, name: str) -> Any:
 
 
 def to_plain(value: Any) -> dict[str, Any]:
-    """A frozen dataclass, and those within it, as `class_path` and `init_args` of plain values.
+    """A frozen dataclass, including nested ones, as `class_path` and `init_args` of plain values.
 
     >>> from mmvae.latent.fusion import PoE
     >>> to_plain(PoE(prior_expert=False))
@@ -106,8 +106,8 @@ def from_plain(plain: object, kind: type[T]) -> T:
         kind: Class that the result must be an instance of.
 
     Raises:
-        InputError: where the class is of another kind, from a module that is not trusted, or not installed, or where the
-            arguments are not those of its fields.
+        InputError: if the class is of another kind, from a module that is not trusted, or not installed, or if the
+            arguments do not match its fields.
 
     >>> from mmvae.latent.fusion import Fusion
     >>> from_plain({"class_path": "mmvae.latent.fusion.PoE", "init_args": {"prior_expert": False}}, Fusion)
@@ -136,7 +136,7 @@ def _instance(plain: object, kinds: tuple[type, ...], depth: int) -> Any:
     hints = get_type_hints(cls)
     values = {}
     for name, item in known.items():
-        # A default may be a value that the annotation does not allow (None for "not fitted yet").
+        # A default may be a value that the annotation rules out (None for "not fitted yet").
         annotation = Any if item is None and fields[name].default is None else hints[name]
         values[name] = _value(item, annotation, f"{cls.__name__}.{name}", depth + 1)
     try:
@@ -150,7 +150,7 @@ def _instance(plain: object, kinds: tuple[type, ...], depth: int) -> Any:
 
 
 def _value(item: object, annotation: object, place: str, depth: int) -> object:
-    """A value of a field, where it fits the annotation; lists become tuples, and a whole number a float where one is wanted."""
+    """The value of a field, checked against its annotation; lists become tuples, and an int becomes a float if one is expected."""
     if depth > DEEPEST:
         raise InputError(f"{place} is nested more than {DEEPEST} levels deep; the file is damaged or hostile")
     choices = _choices(annotation)
@@ -182,7 +182,7 @@ def _choices(annotation: object) -> tuple[object, ...]:
 
 
 def _parts(annotation: object, count: int) -> tuple[object, ...] | None:
-    """What each of so many items of a list must be; None where the annotation allows no list of this length."""
+    """The annotations of the items of a list with `count` items; None if the annotation allows no list of this length."""
     if annotation is Any:
         return (Any,) * count
     origin = get_origin(annotation) or annotation
@@ -195,7 +195,7 @@ def _parts(annotation: object, count: int) -> tuple[object, ...] | None:
 
 
 def _allows(annotation: object, item: bool | int | float | str | None) -> bool:
-    """Whether a field with this annotation may hold a plain value; a whole number is a number, True is none."""
+    """Whether a field with this annotation may hold a plain value; an int counts as a float, a bool as neither."""
     if get_origin(annotation) is Literal:
         return any(item == word and type(item) is type(word) for word in get_args(annotation))
     if annotation is float:
@@ -208,19 +208,19 @@ def _allows(annotation: object, item: bool | int | float | str | None) -> bool:
 
 
 def _classes_in(annotation: object) -> tuple[type, ...]:
-    """The classes that an annotation speaks of, numbers and words aside: those that a nested value may be an instance of."""
+    """The classes in an annotation, builtins excepted: a nested value must be an instance of one of them."""
     if isinstance(annotation, type) and not get_args(annotation) and annotation is not Any:
         return () if annotation.__module__ == "builtins" else (annotation,)
     return tuple(cls for part in get_args(annotation) for cls in _classes_in(part))
 
 
 def _class_of(plain: object, kinds: tuple[type, ...]) -> type[Any]:
-    """The class that a file names, once it is known to be of one of these kinds."""
+    """The class that a file names, checked to be of one of these kinds."""
     path = plain.get("class_path") if isinstance(plain, Mapping) else None
-    wanted = " or ".join(kind.__name__ for kind in kinds) or "plain value"
+    expected = " or ".join(kind.__name__ for kind in kinds) or "plain value"
     if not isinstance(path, str) or "." not in path or not all(p.isidentifier() for p in path.split(".")):
         raise InputError(
-            f"found {_short(path)} as the class_path of a stored class; expected the path of a {wanted}"
+            f"found {_short(path)} as the class_path of a stored class; expected the path of a {expected}"
         )
     module, name = MOVED.get(path, path).rsplit(".", 1)
     allowed = trusted_modules()
@@ -239,7 +239,7 @@ def _class_of(plain: object, kinds: tuple[type, ...]) -> type[Any]:
         ) from error
     frozen = isinstance(cls, type) and getattr(getattr(cls, "__dataclass_params__", None), "frozen", False)
     if not (frozen and kinds and issubclass(cls, kinds) and _within(cls.__module__, allowed)):
-        raise InputError(f"the file names {path}, which is no {wanted}; it was not used")
+        raise InputError(f"the file names {path}, which is no {expected}; it was not used")
     return cls
 
 
@@ -252,7 +252,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _short(item: object) -> str:
-    """What was found, quoted, in at most 80 characters."""
+    """A value as quoted in messages, in at most 80 characters."""
     if isinstance(item, Mapping | list | tuple):
         return f"a {type(item).__name__} of {len(item)}"
     text = repr(item)

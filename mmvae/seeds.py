@@ -1,10 +1,10 @@
-"""Seeds by key, so that two processes draw what one would."""
+"""Seeds derived from keys, so that random draws do not depend on the number of processes."""
 
 import hashlib
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed from anything that prints; the same in every process.
+    """A 63-bit seed from the printed form of its arguments; the same in every process.
 
     >>> seed_of("motion", 0, "case-1", 3) == seed_of("motion", 0, "case-1", 3)
     True

@@ -15,7 +15,7 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Patients of one split; no patient stands in two of its lists."""
+    """The patients of one split; no patient is in two of its lists."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -56,10 +56,10 @@ class Splits:
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> "Splits":
-        """The splits that `plain` gave.
+        """The splits from the output of `plain`.
 
         Raises:
-            InputError: where a list is missing or holds no names of patients, or a patient stands in two lists.
+            InputError: if a list is missing or does not hold names of patients, or a patient is in two lists.
         """
         folds = plain.get("folds", [plain])
         if not isinstance(folds, list | tuple) or not folds or not all(map(_has_three_lists, folds)):
@@ -76,7 +76,7 @@ class Splits:
         return cls(splits, "folds" not in plain, group, seed)
 
     def fold(self, number: int | None) -> Split:
-        """The split with this number; None is the only one."""
+        """The split with this number; None for the only one."""
         if number is None and not self.single:
             raise InputError(
                 f"splits.json holds {len(self.folds)} folds and data.fold is not set; give one of 0…{len(self.folds) - 1}",
@@ -96,11 +96,11 @@ class Splits:
 
     @property
     def sha256(self) -> str:
-        """Hash of the canonical JSON; checkpoints and rows of results hold it."""
+        """Hash of the canonical JSON, stored in checkpoints and result rows."""
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
     def refuse_foreign_cohort(self, cases: Iterable[Case]) -> None:
-        """Raises an InputError where the splits name none of the cohort's patients: they belong to another cohort."""
+        """Raises an InputError if the splits name none of the cohort's patients: they belong to another cohort."""
         patients = {case.patient for case in cases}
         named = {patient for split in self.folds for name in PARTS for patient in split.part(name)}
         if not patients & named:
@@ -123,12 +123,12 @@ def draw_splits(
 
     Args:
         patients: Pseudonyms; repeated ones count once.
-        sizes: Numbers of training, validation and test patients; the rest belongs to no list.
+        sizes: Numbers of training, validation and test patients; the remaining patients are in no list.
         folds: Number of folds: fold i tests on part i, validates on part i + 1 and trains on the rest.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Raises:
-        InputError: where there are too few patients.
+        InputError: if there are too few patients.
 
     >>> split = draw_splits(["p1", "p2", "p3", "p4"], sizes=(2, 1, 1)).fold(None)
     >>> len(split.train), len(split.validation), len(split.test)

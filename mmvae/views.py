@@ -1,4 +1,4 @@
-"""What one role may see of a case: the assets of its kind, and answers only where it is an answer role (EVALUATION.md)."""
+"""The view of a case that one role gets: assets of its kind, and answers only for an answer role (EVALUATION.md)."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from mmvae.modality import Modality
 
 
 def view_of(case: Case, root: Path, kind: str, recipe: Modality, answers: Answers, answer_role: bool) -> View:
-    """What one role sees of a case.
+    """The view of a case that one role gets.
 
     Args:
-        case: Of the cohort.
+        case: A case of the cohort.
         root: The cohort's folder.
         kind: Kind of the role's assets.
-        recipe: Selects among them.
-        answers: Of the cohort's card.
+        recipe: The role's recipe, which selects among the assets.
+        answers: What the cohort's card lists as answers.
         answer_role: Whether the role is listed in `model.answer_roles`; only such a role sees answers.
     """
     assets = tuple(asset for asset in case.assets if asset.kind == kind)

@@ -1,4 +1,4 @@
-"""The address until 0.1 of `mmvae.blocks`, for plugins written for it."""
+"""The import path until release 0.1 of `mmvae.blocks`, for plugins written for it."""
 
 from typing import Any
 

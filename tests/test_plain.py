@@ -303,10 +303,19 @@ def test_a_field_s_old_name_is_read_as_its_new_one(trusting):
     assert from_plain(here("Grid", width=9), Recipe) == Grid(size=9)
 
 
-def test_every_old_address_leads_to_a_class():
-    for old, new in mmvae.plain.MOVED.items():
+def test_every_old_path_of_an_objective_leads_to_its_class():
+    old_paths = [path for path in mmvae.plain.MOVED if path.startswith("mmvae.latent.objective.")]
+    assert len(old_paths) == 6
+    for old in old_paths:
         loaded = from_plain({"class_path": old}, Objective)
-        assert f"{type(loaded).__module__}.{type(loaded).__qualname__}" == new
+        assert f"{type(loaded).__module__}.{type(loaded).__qualname__}" == mmvae.plain.MOVED[old]
+
+
+def test_every_old_address_leads_to_what_is_there_now():
+    for old, new in mmvae.plain.MOVED.items():
+        module, name = old.rsplit(".", 1)
+        now = getattr(importlib.import_module(new.rsplit(".", 1)[0]), name)
+        assert mmvae.plain.moved(module, name) is now
 
 
 def test_trust_reaches_the_module_and_what_lies_in_it(monkeypatch):

@@ -1,1 +1,1 @@
-"""Building blocks for plugins: geometry, networks, pictures and linear answers."""
+"""Building blocks for plugins: geometry, networks, pictures and linear answer decoders."""

@@ -1,4 +1,4 @@
-"""Building block for plugins whose data are answers: a linear decoder that teaches the latent space what they say."""
+"""Building block for plugins whose data are answers: a linear decoder, by which answers shape the latent space."""
 
 from typing import Any
 
@@ -6,31 +6,31 @@ from jaxtyping import Float
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
-SPREAD = 0.6  # of a value about what z says of it, in standard deviations over the training cases
-# z has unit scale: slopes that begin near 1 / √D would take hundreds of steps to say anything sure, while the encoders
-# learn from blurred answers.
+SPREAD = 0.6  # std of a value about its prediction from z, in standard deviations over the training cases
+# z has unit scale: with slopes that start near 1 / √D, predictions would stay vague for hundreds of steps, and the encoders
+# would learn from vague answers.
 GAIN = 3.0
 
 _RENAMED = {"usual": "mean", "deviation": "std"}  # buffers of release 0.1
 
 
 class AnswerDecoder(nn.Module):
-    """z (B, D) → values (B, V), each a linear function of z, by squared error over its standard deviation in training.
+    """z (B, D) → values (B, V), each linear in z, scored by squared error relative to its standard deviation in training.
 
-    Linear, so that what is answered lies along directions of the latent space, which a deep decoder would be free to
-    fold. Standardised by statistics and not by a learned scale: from the first step on every value counts, and none
-    outweighs the others by growing ever more certain. For a probability, squared error is a proper score (Brier 1950);
-    unlike a logit, which grows without end where a finding is sure, a probability stops at 0 and 1: two cases that surely
-    lack fat lie together.
+    It is linear so that answers correspond to directions of the latent space, which a deep decoder would be free to fold.
+    Values are standardised by statistics rather than a learned scale: every value counts from the first step, and none
+    outweighs the others by becoming ever more certain. For a probability, squared error is a proper score (Brier 1950).
+    A logit grows without bound when a finding is certain, but a probability stops at 0 and 1, so that two cases that
+    certainly lack fat lie close together.
 
     >>> import torch
     >>> decoder = AnswerDecoder(torch.tensor([0.2, 0.9]), torch.tensor([0.4, 0.3]), latent_dim=5)
-    >>> decoder(torch.zeros(1, 5)).mean.tolist()  # nothing is known: the means over the training cases
+    >>> decoder(torch.zeros(1, 5)).mean.tolist()  # at the prior's mean: the means over the training cases
     [[0.20000000298023224, 0.8999999761581421]]
 
     Args:
-        mean: (V,) of the training cases' values.
-        std: (V,) or scalar, their standard deviation; above 0.
+        mean: Mean of each value over the training cases, (V,).
+        std: Standard deviation of each value, (V,) or scalar; above 0.
         latent_dim: D.
     """
 
@@ -51,7 +51,7 @@ class AnswerDecoder(nn.Module):
 
 
 def _rename_buffers(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Lets weights of release 0.1 load: its buffers had other names."""
+    """Renames the buffers of release 0.1, so that its weights load."""
     for old, new in _RENAMED.items():
         if prefix + old in state:
             state[prefix + new] = state.pop(prefix + old)

@@ -14,7 +14,7 @@ from mmvae.latent.gaussian import Gaussian
 
 @dataclass(frozen=True)
 class Preset:
-    """How wide and deep the networks are: channels after each halving, and residual blocks at each level."""
+    """Width and depth of the networks: channels after each halving, and residual blocks at each level."""
 
     widths: tuple[int, ...]
     blocks: int
@@ -28,7 +28,7 @@ PRESETS = {
 
 
 def _strides(shape: Sequence[int], levels: int) -> list[tuple[int, int, int]]:
-    """Stride of each halving: an axis is halved only while at least 4 long, so that few slices stay slices."""
+    """Strides of each halving: an axis is halved only while it has at least 4 voxels and half of the longest axis's."""
     size, strides = list(shape), []
     for _ in range(levels):
         i, j, k = (2 if n >= max(4, max(size) / 2) else 1 for n in size)
@@ -51,12 +51,13 @@ class _Residual(nn.Module):
 
 
 class VolumeEncoder(nn.Module):
-    """(value, mask) each (B, C, i, j, k) → Gaussian (B, D): strided convolutions from the first layer on.
+    """(value, mask) each (B, C, i, j, k) → Gaussian (B, D), by strided convolutions.
 
-    No convolution is wide at full resolution; GroupNorm, since a case's expert may not depend on its batch-mates.
+    The first layer is strided, so that no convolution runs at full resolution. It uses GroupNorm, since a case's expert may
+    not depend on the other cases of its batch.
 
     Args:
-        channels: C.
+        channels: Number of channels, C.
         shape: Voxels of the grid (i, j, k).
         latent_dim: D.
         preset: A key of `PRESETS`.
@@ -87,12 +88,12 @@ class VolumeEncoder(nn.Module):
 
 
 class VolumeDecoder(nn.Module):
-    """z (B, D) → a Laplace for every voxel (C, i, j, k), with one learned scale per channel.
+    """z (B, D) → a Laplace distribution for every voxel (C, i, j, k), with one learned scale per channel.
 
-    From a coarse grid by upsampling and convolutions; the last, C wide, is at half resolution, and its mean is interpolated.
+    A coarse grid is upsampled and convolved; the last convolution runs at half resolution, and its output is interpolated.
 
     Args:
-        channels: C.
+        channels: Number of channels, C.
         shape: Voxels of the grid (i, j, k).
         latent_dim: D.
         preset: A key of `PRESETS`.

@@ -1,4 +1,4 @@
-"""Building block for imaging plugins: grey pictures of volumes, on the model's grid and at native resolution."""
+"""Building block for imaging plugins: greyscale pictures of volumes, on the model's grid and at native resolution."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from mmvae.blocks.geometry import load_nifti
 
 
 def montage(volume: Float[Tensor, "i j k"], slices: int = 5) -> Image.Image:
-    """A grey picture of equally spaced slices side by side, windowed to its 1–99 % range."""
+    """A greyscale picture of equally spaced slices side by side, windowed to the volume's 1–99 % range."""
     array = volume.float().numpy()
     low, high = np.percentile(array, [1, 99])
     picks = np.linspace(0, len(array) - 1, min(slices, len(array)) + 2).round().astype(int)[1:-1]
@@ -24,7 +24,7 @@ def montage(volume: Float[Tensor, "i j k"], slices: int = 5) -> Image.Image:
 def native_slice(
     path: Path, point_mm: Sequence[float] | None, pick: Callable[[Tensor], Tensor]
 ) -> Image.Image:
-    """The native slice through a point (the middle one without) at native resolution, pixels made square."""
+    """The slice through a point (or the middle slice) at native resolution, resized to square pixels."""
     volumes, affine = load_nifti(path)
     volume = pick(volumes)
     through = int(affine[:3, :3].norm(dim=0).argmax()) if len(set(volume.shape)) > 1 else 2
@@ -34,7 +34,7 @@ def native_slice(
         index = int(voxel[through].round().clamp(0, volume.shape[through] - 1))
     plane = volume.select(through, index)
     rest = [axis for axis in range(3) if axis != through]
-    # Rows run along the axis that is nearer to superior or posterior, columns along the other; both toward + LPS, S up.
+    # Rows run along the axis that is nearer to superior or posterior, columns along the other; both toward + LPS, with S up.
     directions = [affine[:3, axis] for axis in rest]
     order = 1 if directions[0][0].abs() > directions[1][0].abs() else 0
     if order:

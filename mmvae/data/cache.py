@@ -1,4 +1,4 @@
-"""Observations as read, kept beside the case under a hash of all that they depend on, so that a volume is resampled once."""
+"""A disk cache of observations, keyed by a hash of all that they depend on, so that a volume is resampled only once."""
 
 import dataclasses
 import hashlib
@@ -63,24 +63,24 @@ def key_of(recipe: Modality, view: View) -> str:
 
 
 def read_cached(recipe: Modality, view: View, folder: Path | None) -> Observation:
-    """`recipe.read(view)`, or what an earlier call kept in the folder; only what has assets is worth keeping.
+    """`recipe.read(view)`, or the result cached by an earlier call; a view without assets is not cached.
 
-    Value and mask lie in one file of plain arrays, no pickle, which appears whole. A folder that cannot be written is no
-    error: the observation is then read each time.
+    Value and mask are stored in one file of plain arrays (no pickle), written atomically. A folder that cannot be written
+    is not an error: the observation is then read each time.
 
     Args:
-        recipe: Fitted.
-        view: What it reads.
-        folder: Where observations are kept; None keeps none.
+        recipe: A fitted recipe.
+        view: The view that it reads.
+        folder: Folder of the cache; None disables caching.
     """
     if folder is None or not view.assets:
         return recipe.read(view)
     path = folder / f"{key_of(recipe, view)}.npz"
     if path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            with np.load(path, allow_pickle=False) as arrays:
                 return Observation(
-                    torch.from_numpy(kept["value"].astype(np.float32)), torch.from_numpy(kept["mask"])
+                    torch.from_numpy(arrays["value"].astype(np.float32)), torch.from_numpy(arrays["mask"])
                 )
         except (OSError, ValueError, KeyError, EOFError):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A cohort's cases as observations: what each role sees, cached, moved together."""
+"""A dataset of the observations of each case by role, cached and augmented with one motion per case."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,16 +20,16 @@ from mmvae.views import view_of
 class CaseDataset(Dataset):
     """Cases as (case id, observations by role, present by role), indexed by (case, epoch).
 
-    With a motion range the images of a case move together, keyed by case and epoch, so that two processes see what one would.
+    With a motion range the images of a case move together, keyed by case and epoch, whatever the number of processes.
 
     Args:
-        cohort: Where the cases' files lie.
-        cases: Of the cohort, in this order.
+        cohort: The cohort, whose folder holds the cases' files.
+        cases: Cases of the cohort, in this order.
         modalities: Fitted recipes by role.
         answer_roles: Roles that may see answers.
-        motion: How far a case may be moved; None: no augmentation.
-        seed: Of motion and augmentation.
-        cache: Folder for observations as read; beside each case in the cohort unless given.
+        motion: Range of the random motion; None for no augmentation.
+        seed: Seed of motion and augmentation.
+        cache: Folder that caches observations; by default a folder beside each case.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CaseDataset(Dataset):
         return view_of(case, self.cohort.root, self.kinds[role], recipe, self.cohort.card.answers, answer)
 
     def observe(self, index: int, role: str) -> Observation | None:
-        """The role's observation of a case, None where it is absent or nothing was measured.
+        """The role's observation of a case; None if it is absent or nothing was measured.
 
         Raises:
             InputError: naming case and role.
@@ -99,7 +99,7 @@ class CaseDataset(Dataset):
 
 
 class EpochSampler(DistributedSampler):
-    """Indices with the epoch they are drawn for, so that a worker knows what keys a case's motion, a resumed one too."""
+    """Yields (index, epoch), so that a worker knows the epoch that keys a case's motion, in a resumed run too."""
 
     def __init__(self, dataset: Dataset, trainer, shuffle: bool, seed: int):
         super().__init__(dataset, trainer.world_size, trainer.global_rank, shuffle, seed)

@@ -1,4 +1,4 @@
-"""A cohort's splits → batches for Lightning."""
+"""The Lightning data module: training, validation and test batches from the splits of a cohort."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class CaseData(LightningDataModule):
-    """Training, validation and test batches of a cohort; it has no modalities of its own but takes the model's.
+    """Training, validation and test batches of a cohort, with the modalities of the model that is being trained.
 
     >>> import tempfile
     >>> from mmvae.case import Card
@@ -34,11 +34,11 @@ class CaseData(LightningDataModule):
     Args:
         cohort: Folder with card.json and cases.jsonl.
         batch_size: Cases per step and process.
-        fold: Which fold of `splits.json`, where it holds folds.
+        fold: Number of the fold, if `splits.json` holds folds.
         workers: DataLoader processes; 0 reads in the main process, which is best on 2 cores.
-        motion: How far a case may be moved in training.
-        cache: Folder for observations as read; beside each case in the cohort unless given.
-        seed: Of order and motion.
+        motion: Range of the random motion in training.
+        cache: Folder that caches observations; by default a folder beside each case.
+        seed: Seed of the order of cases and of their motion.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class CaseData(LightningDataModule):
 
     def cases(self, split: str) -> tuple[Case, ...]:
         """The cases of a split of this fold."""
-        found = self.cohort.split(split, self.fold)
-        if not found:
+        cases = self.cohort.split(split, self.fold)
+        if not cases:
             raise InputError(
                 f"the cohort's {split} split holds no case; scan the source again with other splits"
             )
-        return found
+        return cases
 
     def identity(self) -> dict[str, str | int | None]:
-        """What a resumed run compares: the cohort's and the splits' hashes and the fold."""
+        """Hashes of cohort and splits, and the fold: a resumed run compares them with its checkpoint's."""
         return {
             "cohort": self.cohort.sha256,
             "splits": self.cohort.splits.sha256 if self.cohort.splits else None,
@@ -89,9 +89,7 @@ class CaseData(LightningDataModule):
         return self._sets[split]
 
     def _dataset(self, cases: Sequence[Case], motion: MotionRange | None) -> CaseDataset:
-        model: Any = (
-            self._trainer.lightning_module
-        )  # of a room above: its recipes and answer roles are asked for
+        model: Any = self._trainer.lightning_module  # Any: this package may not import the model
         return CaseDataset(
             self.cohort, cases, model.modalities, model.answer_roles, motion, self.seed, self.cache
         )
@@ -116,7 +114,7 @@ class CaseData(LightningDataModule):
     def _trainer(self) -> Trainer:
         if self.trainer is None:
             raise InputError(
-                "the data module has no trainer yet; its loaders are made within trainer.fit(...)"
+                "the data module has no trainer yet; its loaders are created within trainer.fit(...)"
             )
         return self.trainer
 

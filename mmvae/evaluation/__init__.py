@@ -1,1 +1,1 @@
-"""Checkpoints + cohort → every number of EVALUATION.md, with plots."""
+"""Evaluation: checkpoints and a cohort → every number of EVALUATION.md, with plots."""

@@ -1,4 +1,4 @@
-"""Every number of EVALUATION.md from checkpoints and a cohort, folds pooled."""
+"""Evaluates checkpoints on a cohort: a table with every number of EVALUATION.md, folds pooled."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from mmvae.metrics.scores import METRICS
 from mmvae.model import MMVAE
 from mmvae.splits import Splits
 
-UNSEEN_FROM = 90  # test patients from which the other test patients are the headline's archive
+UNSEEN_FROM = 90  # with this many test patients or more, the headline's archive is the other test patients
 
 
 def evaluate(
@@ -24,13 +24,13 @@ def evaluate(
     """The table of one checkpoint, of one per fold (test patients pooled), or of one per role (late fusion).
 
     Args:
-        models: Loaded from checkpoints.
-        cohort: The one that they were trained on.
-        relevance_target: One target instead of the card's graded list.
-        cache: Folder for observations as read.
+        models: Models loaded from checkpoints.
+        cohort: The cohort that they were trained on.
+        relevance_target: A single target in place of the card's graded relevance.
+        cache: Folder that caches observations.
 
     Raises:
-        InputError: where there are no splits, no relevance, or a model was trained on other splits.
+        InputError: if there are no splits or no relevance, or a model was trained on other splits.
     """
     if cohort.splits is None:
         raise InputError("the cohort has no splits.json; evaluation needs test cases")
@@ -85,7 +85,7 @@ def _refuse_other_splits(models: Sequence[MMVAE], splits: Splits) -> None:
 
 
 def _classes(cohort: Cohort, relevance: Sequence[Relevance]) -> dict[str, str]:
-    """Each patient's class, where one label decides what counts as relevant."""
+    """Each patient's class, if a single label decides what counts as relevant; else nothing."""
     at_least = counts_as_relevant(relevance)
     target = min((r for r in relevance if r.gain >= at_least), key=lambda level: level.gain).same
     if len(target) != 1:

@@ -1,4 +1,4 @@
-"""Every row of one fold: all subsets, matched, joint and late, in each archive."""
+"""Evaluation of one fold: the scores of every subset of roles, by matched, joint and late fusion, in each archive."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from mmvae.splits import PARTS, Split
 
 @dataclass
 class _Fold:
-    """One fold's queries, archives and ranking, and its rows so far."""
+    """The queries, archives and ranking of one fold, and the rows computed so far."""
 
     ranking: Ranking
     query: Side
@@ -31,20 +31,20 @@ class _Fold:
     headline: str
     rows: dict[str, PerPatient]
 
-    def everyone(self, using: Iterable[str]) -> np.ndarray:
-        """The queries that have any of these roles."""
+    def queries_with(self, using: Iterable[str]) -> np.ndarray:
+        """Numbers of the queries that have any of these roles."""
         return np.flatnonzero(self.query.experts.having(using).any(1))
 
     def add(
         self, key: str, archive: str, which: np.ndarray, rank: Callable[[Side, np.ndarray], Distances]
     ) -> None:
-        """Adds a row of the queries `which` in an archive; its key names the archive unless that is the headline's.
+        """Adds the row of the queries `which` in an archive; its key names the archive unless it is the headline's.
 
         Args:
-            key: Of the row.
+            key: Key of the row.
             archive: A key of `archives`.
             which: Numbers of the queries.
-            rank: The distances of such queries in an archive.
+            rank: Computes the distances of given queries in an archive.
         """
         if not len(which):
             return
@@ -58,7 +58,7 @@ class _Fold:
     def add_points(
         self, key: str, archive: str, which: np.ndarray, using: Sequence[str], roles: ArchiveRoles
     ) -> None:
-        """Adds a row ranked by points of the space, queries formed of the roles `using`."""
+        """Adds a row ranked by points of the space; the queries' points are formed from the roles `using`."""
         self.add(key, archive, which, lambda a, w: self.ranking.table(self.query, a, w, using, roles))
 
 
@@ -70,18 +70,18 @@ def evaluate_fold(
     relevance: Sequence[Relevance],
     cache: Path | None = None,
 ) -> dict[str, PerPatient]:
-    """Every row of one fold, by patient.
+    """Every row of one fold, with scores per patient.
 
     Args:
-        models: One, or several with one query role each (late fusion of separate models).
-        cohort: Of the cases.
-        split: Its test patients ask; they and the training patients are the archives.
+        models: One model, or several with one query role each (late fusion of separate models).
+        cohort: The cohort that holds the cases.
+        split: The fold's split: test patients are the queries; test and training patients are the archives.
         headline: The archive whose rows have no prefix: `unseen` or `training`.
-        relevance: What counts as similar.
-        cache: Folder for observations as read.
+        relevance: Levels of graded relevance.
+        cache: Folder that caches observations.
 
     Raises:
-        InputError: where no test case has a label, or the headline's archive holds none.
+        InputError: if no test case has a label, or the headline's archive holds none.
     """
     sides = _sides(models, cohort, split, relevance, cache)
     fold = _fold(models, sides, headline, tuple(relevance))
@@ -95,36 +95,36 @@ def evaluate_fold(
     for archive in fold.archives:
         if several:
             for role in using["full"]:
-                fold.add_points(role, archive, fold.everyone([role]), [role], "matched")
+                fold.add_points(role, archive, fold.queries_with([role]), [role], "matched")
         else:
             _add_rows_of_one_model(fold, archive, using)
         if several or archive == headline:
             for name, roles in using.items():
                 rank = lambda a, w, u=roles: fold.ranking.late(fold.query, a, w, u, late)  # noqa: E731
-                fold.add(f"late/{name}", archive, fold.everyone(roles), rank)
+                fold.add(f"late/{name}", archive, fold.queries_with(roles), rank)
     return fold.rows
 
 
 def _add_rows_of_one_model(fold: _Fold, archive: str, using: Mapping[str, Sequence[str]]) -> None:
-    """Adds the rows of every subset, of the named sets and, in the headline's archive, of joint points and points with answers.
+    """Adds the rows of every subset and of the named sets and, in the headline's archive, of joint points and points with answers.
 
-    A subset's queries have all its roles; those of a named set have at least one.
+    The queries of a subset have all its roles; those of a named set have at least one.
     """
-    had = fold.query.experts
+    experts = fold.query.experts
     for subset in subsets_of(using["full"]):
-        whole = np.flatnonzero(had.having(subset).sum(1) == len(subset))
+        whole = np.flatnonzero(experts.having(subset).sum(1) == len(subset))
         fold.add_points(key_of(subset), archive, whole, subset, "matched")
     for name, roles in using.items():
-        fold.add_points(name, archive, fold.everyone(roles), roles, "matched")
+        fold.add_points(name, archive, fold.queries_with(roles), roles, "matched")
         if archive == fold.headline:
-            fold.add_points(f"joint/{name}", archive, fold.everyone(roles), roles, "joint")
-            fold.add_points(f"with_answers/{name}", archive, fold.everyone(roles), roles, "with_answers")
+            fold.add_points(f"joint/{name}", archive, fold.queries_with(roles), roles, "joint")
+            fold.add_points(f"with_answers/{name}", archive, fold.queries_with(roles), roles, "with_answers")
 
 
 def _sides(
     models: Sequence[MMVAE], cohort: Cohort, split: Split, relevance: Sequence[Relevance], cache: Path | None
 ) -> dict[str, Side]:
-    """The labelled cases of each part of the split that has any case."""
+    """The labelled cases of each non-empty part of the split."""
     sides = {}
     for name in PARTS:
         patients = set(split.part(name))
@@ -134,8 +134,8 @@ def _sides(
         if cases:
             sides[name] = Side.of(cases, _experts(models, cohort, cases, cache), relevance)
     if not sides["test"].cases:
-        wanted = [list(level.same) for level in relevance]
-        raise InputError(f"no test case has the labels {wanted}; nothing to evaluate")
+        labels = [list(level.same) for level in relevance]
+        raise InputError(f"no test case has the labels {labels}; nothing to evaluate")
     return sides
 
 
@@ -148,13 +148,13 @@ def _fold(
     if headline not in archives:
         raise InputError(f"the {headline} archive holds no labelled case")
     space = models[0].space
-    if len(models) > 1:  # their experts are points already
+    if len(models) > 1:  # their experts already are points
         space = RetrievalSpace(PoE(prior_expert=False), distance=space.distance)
     return _Fold(Ranking(space, relevance), sides["test"], archives, headline, {})
 
 
 def _experts(models: Sequence[MMVAE], cohort: Cohort, cases: Sequence[Case], cache: Path | None) -> Experts:
-    """The experts of one model; or the points of several single-role models side by side, as experts of their roles."""
+    """The experts of one model; of several single-role models, their points as the experts of their roles."""
     parts = [embed(model, cohort, cases, cache=cache) for model in models]
     if len(parts) == 1:
         return parts[0]
@@ -163,7 +163,7 @@ def _experts(models: Sequence[MMVAE], cohort: Cohort, cases: Sequence[Case], cac
         raise InputError(
             f"the checkpoints share the roles {sorted({n for n in names if names.count(n) > 1})}; for late fusion give one per role"
         )
-    # Each model's own point, as the expert of its role; a space of fewer dimensions is filled up with zeros.
+    # Each model's own point is the expert of its role; a space of fewer dimensions is padded with zeros.
     points = [part.points(model.space, part.having(part.query_roles)) for model, part in zip(models, parts)]
     widest = max(point.shape[1] for point in points)
     mean = np.stack([np.pad(point, ((0, 0), (0, widest - point.shape[1]))) for point in points], 1)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: the subset curve, the metric by class, and the space in two dimensions."""
+"""Plots of an evaluation: the subset curve, the metric by class, and the space in two dimensions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,16 +10,16 @@ from jaxtyping import Float
 from mmvae.metrics.estimates import Estimate
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
-NO_CHANCE = float("nan")  # is not drawn
+NO_CHANCE = float("nan")  # matplotlib does not draw it
 
 
 def subset_curve(estimates: Estimates, path: Path, metric: str = "mAP") -> None:
     """Writes a plot of each subset's value over its number of roles, with their mean, `full`, and chance.
 
     Args:
-        estimates: By KEY and metric; `full` is among them.
-        path: Of the picture.
-        metric: Which is drawn.
+        estimates: Estimates by KEY and metric, including `full`.
+        path: Path of the picture.
+        metric: The metric that is drawn.
     """
     plt = _pyplot()
     by_size: dict[int, list[tuple[float, float]]] = {}
@@ -47,12 +47,12 @@ def subset_curve(estimates: Estimates, path: Path, metric: str = "mAP") -> None:
 
 
 def by_class(estimates: Estimates, path: Path, metric: str = "P@5") -> None:
-    """Writes a plot of the metric of each class's queries with its interval, and chance; none where no class is known.
+    """Writes a plot of the metric for the queries of each class, with interval and chance; no plot if no class is known.
 
     Args:
-        estimates: By KEY and metric.
-        path: Of the picture.
-        metric: Which is drawn.
+        estimates: Estimates by KEY and metric.
+        path: Path of the picture.
+        metric: The metric that is drawn.
     """
     plt = _pyplot()
     bars: list[tuple[float, float, float, float, str]] = []

@@ -1,4 +1,4 @@
-"""How queries rank an archive: by points of a space, or by late fusion of single roles; and how a ranking is judged."""
+"""Ranking an archive for queries, by points of a space or by late fusion of single roles, and scoring the ranking."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ Distances = tuple[Float[np.ndarray, "Q N"], Bool[np.ndarray, "Q N"]]
 
 @dataclass(frozen=True)
 class Side:
-    """Queries or an archive: labelled cases and their experts.
+    """One side of a comparison, queries or archive: labelled cases and their experts.
 
-    The experts are those of one model, or of several single-role models side by side.
+    The experts are those of one model, or those of several single-role models as its roles.
     """
 
     cases: tuple[Case, ...]
@@ -32,14 +32,14 @@ class Side:
 
     @classmethod
     def of(cls, cases: Sequence[Case], experts: Experts, relevance: Sequence[Relevance]) -> "Side":
-        """The cases that have every label of the highest gain: others are neither queries nor in an archive."""
+        """The cases that have every label of the level with the highest gain; other cases are not evaluated."""
         keep = np.flatnonzero(labelled([case.labels for case in cases], relevance)).tolist()
         return cls(tuple(cases[i] for i in keep), experts.rows(keep))
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How one model ranks: its space, and the relevance that judges it.
+    """Ranks by a retrieval space and scores the ranking by relevance.
 
     >>> from mmvae.case import Case, Relevance
     >>> ranking = Ranking(RetrievalSpace(), (Relevance(1, ("histology",)),))
@@ -51,7 +51,7 @@ class Ranking:
 
     Args:
         space: Forms points and compares them.
-        relevance: Levels of graded relevance, the first that applies counts.
+        relevance: Levels of graded relevance, of which the first that applies counts.
     """
 
     space: RetrievalSpace
@@ -67,7 +67,7 @@ class Ranking:
         """Scores of a table of distances, and those expected of a random order; a query's own patient is never a neighbour.
 
         Args:
-            distance: Of each archive case from each query.
+            distance: Distance of each archive case from each query.
             usable: Which archive cases take part, for each query.
             queries: Q labelled cases.
             archive: N labelled cases.
@@ -85,49 +85,49 @@ class Ranking:
         using: Iterable[str],
         archive_roles: ArchiveRoles,
     ) -> Distances:
-        """Distances of the queries `rows`, each formed of what it has of `using`, and which archive cases take part.
+        """Distances of the queries `rows`, each formed from the roles of `using` that it has, and which archive cases take part.
 
         Args:
-            query: The queries' side.
-            archive: Where neighbours are looked for.
-            rows: Which of the queries.
+            query: The side of the queries.
+            archive: The side in which neighbours are searched.
+            rows: Numbers of the queries.
             using: Roles of the queries.
-            archive_roles: What the archive's points are formed of: `matched`, the roles that this query has; `joint`, all
+            archive_roles: The roles that form the archive's points: `matched`, those that this query has; `joint`, all
                 query roles; `with_answers`, all. An archive case with none of them takes no part.
 
         Returns:
-            The distance of each pair, infinite where it was not formed, and whether the archive case takes part.
+            The distance of each pair, infinite if the query has no role, and whether the archive case takes part.
         """
-        had = query.experts.having(using)[rows]
+        query_has = query.experts.having(using)[rows]
         distance = np.full((len(rows), len(archive.cases)), np.inf, np.float32)
         usable = np.zeros(distance.shape, bool)
-        for pattern in np.unique(had, axis=0):
+        for pattern in np.unique(query_has, axis=0):
             if not pattern.any():
                 continue
-            alike = np.flatnonzero((had == pattern).all(1))
-            formed = {
-                "matched": [role for role, here in zip(query.experts.roles, pattern) if here],
+            same_roles = np.flatnonzero((query_has == pattern).all(1))
+            point_roles = {
+                "matched": [role for role, has in zip(query.experts.roles, pattern) if has],
                 "joint": archive.experts.query_roles,
                 "with_answers": archive.experts.roles,
             }[archive_roles]
-            has = archive.experts.having(formed)
-            q = query.experts.rows(rows[alike]).points(self.space, had[alike])
-            a = archive.experts.points(self.space, has)
-            distance[alike] = self.space.distances(torch.from_numpy(q), torch.from_numpy(a)).numpy()
-            usable[alike] = has.any(1)
+            archive_has = archive.experts.having(point_roles)
+            q = query.experts.rows(rows[same_roles]).points(self.space, query_has[same_roles])
+            a = archive.experts.points(self.space, archive_has)
+            distance[same_roles] = self.space.distances(torch.from_numpy(q), torch.from_numpy(a)).numpy()
+            usable[same_roles] = archive_has.any(1)
         return distance, usable
 
     def late(
         self, query: Side, archive: Side, rows: Int[np.ndarray, " Q"], using: Iterable[str], rule: LateRule
     ) -> Distances:
-        """The same as `table` by late fusion of single roles.
+        """The same as `table`, by late fusion of single roles.
 
         A role that the query or the archive case lacks adds nothing; sums are divided by the number of shared roles.
 
         Args:
-            query: The queries' side.
-            archive: Where neighbours are looked for.
-            rows: Which of the queries.
+            query: The side of the queries.
+            archive: The side in which neighbours are searched.
+            rows: Numbers of the queries.
             using: Roles of the queries.
             rule: `zscore` sums standardised similarities, `rrf` reciprocal ranks.
         """
@@ -145,10 +145,10 @@ class Ranking:
 def _standardised(
     distance: Float[np.ndarray, "Q N"], known: Bool[np.ndarray, "Q N"]
 ) -> Float[np.ndarray, "Q N"]:
-    """Minus the distance, standardised over the known distances of each query."""
-    masked, has = np.where(known, distance, np.nan), known.any(1)
+    """The negative distance, standardised over the known distances of each query."""
+    masked, defined = np.where(known, distance, np.nan), known.any(1)
     mean, std = np.zeros(len(distance)), np.ones(len(distance))
-    mean[has], std[has] = np.nanmean(masked[has], 1), np.nanstd(masked[has], 1) + 1e-9
+    mean[defined], std[defined] = np.nanmean(masked[defined], 1), np.nanstd(masked[defined], 1) + 1e-9
     return -(distance - mean[:, None]) / std[:, None]
 
 

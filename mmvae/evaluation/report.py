@@ -1,4 +1,4 @@
-"""An evaluation as files, metrics.json and plots, by rename at the end."""
+"""Writes an evaluation as a folder with metrics.json and plots."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ from mmvae.retrieval.embed import embed
 def write_evaluation(
     models: Sequence[MMVAE], cohort: Cohort, out: Path, relevance: str | None = None
 ) -> dict[str, dict[str, Estimate]]:
-    """The estimates by KEY and metric, once metrics.json and plots are written.
+    """Writes metrics.json and plots, and returns the estimates by KEY and metric.
 
     Args:
-        models: Loaded from checkpoints.
-        cohort: The one that they were trained on.
-        out: A path that is free.
-        relevance: One target instead of the card's graded relevance.
+        models: Models loaded from checkpoints.
+        cohort: The cohort that they were trained on.
+        out: Path of the new folder; it appears whole, by a rename at the end.
+        relevance: A single target in place of the card's graded relevance.
 
     Raises:
-        InputError: where `out` exists, or the models cannot be evaluated on this cohort.
+        InputError: if `out` exists, or the models cannot be evaluated on this cohort.
     """
     with new_folder(out) as folder:
         table = evaluate(models, cohort, relevance)
@@ -45,7 +45,7 @@ def write_evaluation(
 def _plot(
     model: MMVAE, cohort: Cohort, table: Table, estimates: Mapping[str, Mapping[str, Estimate]], folder: Path
 ) -> None:
-    """Writes the plots; with folds the map is of the first fold's test patients."""
+    """Writes the plots; with folds the map shows the test patients of the first fold."""
     subset_curve(estimates, folder / "subsets.png")
     by_class(estimates, folder / "classes.png")
     cases = [

@@ -1,4 +1,4 @@
-"""Scores per patient by KEY of metrics.json, pooled, averaged and summarised."""
+"""The table of an evaluation: scores per patient by KEY of metrics.json, to be pooled, averaged and summarised."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ class Table:
     """Per-patient scores by KEY of metrics.json, and what produced them.
 
     Args:
-        rows: By KEY.
-        classes: Class of each patient, where one label decides relevance.
-        protocol: Archive, splits, relevance, bootstrap, supervision …
+        rows: Scores by KEY.
+        classes: Class of each patient, if a single label decides relevance.
+        protocol: How the scores were produced: archive, splits, relevance, bootstrap, supervision …
     """
 
     rows: Mapping[str, PerPatient]
@@ -75,7 +75,7 @@ class Table:
 
 
 def pool(parts: Sequence[PerPatient]) -> PerPatient:
-    """The patients of all folds, sorted; each is a test patient of one fold."""
+    """The scores of the patients of all folds, sorted; each is a test patient of exactly one fold."""
     together = PerPatient(
         tuple(patient for part in parts for patient in part.patients),
         Scores(np.concatenate([part.value.table for part in parts])),
@@ -86,7 +86,7 @@ def pool(parts: Sequence[PerPatient]) -> PerPatient:
 
 
 def average(seeds: Sequence[PerPatient]) -> PerPatient:
-    """Each patient's scores averaged over trainings of several seeds, all of the same patients."""
+    """Each patient's scores averaged over several training seeds, which must all have the same patients."""
     patients = seeds[0].patients
     if any(row.patients != patients for row in seeds):
         raise InputError("the seeds ranked different patients; they must share splits")

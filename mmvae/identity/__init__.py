@@ -1,1 +1,1 @@
-"""Who somebody is, and what of it may leave: keys and pseudonyms, text, headers. Nothing in this room imports torch."""
+"""De-identification: keys and pseudonyms, free text, DICOM headers. Nothing in this package imports torch."""

@@ -1,4 +1,4 @@
-"""Free text without the people in it: identifiers removed, naming lines removed, dates moved."""
+"""De-identifies free text: removes identifiers and lines that name people, and shifts dates."""
 
 import datetime
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 
 def spellings(identifier: str) -> Iterator[str]:
-    """An identifier as it stands, and the parts of a name (PS3.5 6.2: components by ^, groups by =), given name first too."""
+    """An identifier, the parts of a name (PS3.5 6.2: components by ^, groups by =), and the name with the given name first."""
     yield identifier
     parts = [p for p in re.split(r"[\^=\\]", identifier) if len(p.strip()) >= 3]
     yield from parts
@@ -15,15 +15,15 @@ def spellings(identifier: str) -> Iterator[str]:
 
 
 def clean_text(text: str, identifiers: Iterable[str], shift_days: int) -> str:
-    """A free text as it may leave: no naming line, none of the identifiers, every date moved by so many days.
+    """A de-identified text: without naming lines and identifiers, every date shifted by `shift_days`.
 
-    Every text of a cohort passes through here, whichever way it came in.
+    Every text of a cohort passes through this function, whatever its source.
     """
     return shifted_dates(without_identifiers(without_naming_lines(text), identifiers), shift_days)
 
 
 def without_identifiers(text: str, identifiers: Iterable[str]) -> str:
-    """The text with every identifier of three characters or more replaced, whatever its case."""
+    """The text with every identifier of three characters or more replaced, in upper or lower case."""
     for identifier in sorted({i.strip() for i in identifiers if len(i.strip()) >= 3}, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(identifier)}(?!\w)", "[removed]", text, flags=re.IGNORECASE)
     return text
@@ -40,7 +40,7 @@ _NAMING_LINES = re.compile(
 
 
 def without_naming_lines(text: str) -> str:
-    """The text without the lines of a report's head and foot that name somebody, known to the study's header or not."""
+    """The text without the lines of a report's head and foot that name somebody, whether or not the header knows the name."""
     return _NAMING_LINES.sub("[removed]", text)
 
 
@@ -51,9 +51,9 @@ _DATES = re.compile(
 
 
 def shifted_dates(text: str, days: int) -> str:
-    """The text with every date (year first, or day first with its year) moved by so many days; its form is kept."""
+    """The text with every date (year first, or day first with its year) shifted by `days`; its format is kept."""
 
-    def moved(match: re.Match) -> str:
+    def shifted(match: re.Match) -> str:
         year, month, day = (int(match[a] or match[b]) for a, b in (("y", "y2"), ("m", "m2"), ("d", "d2")))
         try:
             date = datetime.date(year, month, day) + datetime.timedelta(days)
@@ -63,4 +63,4 @@ def shifted_dates(text: str, days: int) -> str:
             return date.strftime(f"%Y{match['s']}%m{match['s']}%d")
         return date.strftime(f"%d{match['s2']}%m{match['s2']}%Y")
 
-    return _DATES.sub(moved, text)
+    return _DATES.sub(shifted, text)

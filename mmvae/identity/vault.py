@@ -1,4 +1,4 @@
-"""Keyed pseudonyms, and the vault that alone knows what is behind them."""
+"""Keyed pseudonyms, and the vault, the only place that stores the identifiers behind them."""
 
 import hashlib
 import hmac
@@ -15,24 +15,24 @@ from mmvae.errors import InputError
 
 
 def pseudonym(key: bytes, room: str, prefix: str, identifier: str) -> str:
-    """The keyed pseudonym of an identifier: without the key it tells nothing, with it it is the same each time."""
+    """The keyed pseudonym of an identifier: always the same for one key, and meaningless without it."""
     return prefix + hmac.new(key, f"{room}:{identifier}".encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def vault_path(cohort: Path) -> Path:
-    """Where a cohort's vault lies: `$MMVAE_VAULT`, else `<COHORT>.vault/` beside it."""
+    """The folder of a cohort's vault: `$MMVAE_VAULT`, else `<COHORT>.vault/` beside it."""
     named = os.environ.get("MMVAE_VAULT")
     return Path(named) if named else cohort.with_name(cohort.name + ".vault")
 
 
 @dataclass
 class Vault:
-    """A folder (0700) with the key (0600) and pseudonym → identifier; everything else sees pseudonyms only.
+    """A folder (0700) with the key (0600) and the identifier behind each pseudonym; everything else sees pseudonyms only.
 
     Args:
         root: The folder.
-        key: Of 32 bytes.
-        known: By room (patients, cases, files, series): identifier by pseudonym; `many`: names of files by the hash of their list.
+        key: The key, 32 bytes.
+        known: Identifiers by pseudonym for patients, cases, files and series; under `many`, file names by the hash of their list.
     """
 
     root: Path
@@ -43,10 +43,10 @@ class Vault:
 
     @classmethod
     def open(cls, root: Path, create: bool = False) -> "Vault":
-        """The vault at a folder; with `create` a new key where there is none.
+        """The vault in a folder; with `create`, a new vault with a new key if there is none.
 
         Raises:
-            InputError: where there is no vault, or it cannot be read.
+            InputError: if there is no vault, or it cannot be read.
         """
         try:
             key = bytes.fromhex((root / "key").read_text().strip())
@@ -85,15 +85,15 @@ class Vault:
         return self._name("files", "f", relative)
 
     def series(self, identifier: str) -> str:
-        """The pseudonym of the series that a stack was made of, its SeriesInstanceUIDs joined by +."""
+        """The pseudonym of the series from which a stack was made, given their SeriesInstanceUIDs joined by +."""
         return self._name("series", "s", identifier)
 
     def many(self, digest: str, names: Sequence[str]) -> None:
-        """Remembers which files a hash in a case's `files` stands for, so that they can be renamed."""
+        """Stores the files that a hash in a case's `files` stands for, so that they can be renamed."""
         self.known.setdefault("many", {})[digest] = list(names)
 
     def shift_days(self, identifier: str) -> int:
-        """By how many days a patient's dates are moved: −1 to −3650, the same each time."""
+        """The number of days by which a patient's dates are shifted: −1 to −3650, always the same for one key."""
         digest = hmac.new(self.key, f"dates:{identifier}".encode(), hashlib.sha256).digest()
         return -1 - int.from_bytes(digest[:4]) % 3650
 

@@ -1,1 +1,1 @@
-"""Experts to joint posterior: torch and pyro only, no modality and no file is known here."""
+"""Latent space: fuses experts into a joint posterior. Uses torch and pyro only; knows no modality and no file."""

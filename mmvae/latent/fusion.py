@@ -1,7 +1,7 @@
-"""Fusion rules: a mixture of products of powers of Gaussian experts, in closed form.
+"""Fusion rules: each joins Gaussian experts into a mixture of products of their powers, in closed form.
 
 Component k of the joint posterior is ∝ Π_m q_m(z)^{a_km} · p(z)^{a_k,M+1} with the standard normal prior p. `Products`
-does the arithmetic; a rule only states exponents.
+does the arithmetic; a rule only specifies the exponents.
 """
 
 from abc import ABC, abstractmethod
@@ -20,8 +20,8 @@ Exponents = tuple[Float[Tensor, "B K M1"], Float[Tensor, "B K"]]
 class Fusion(ABC):
     """A rule that joins experts into one posterior.
 
-    Called with (experts, present) it gives the posterior; a subclass only states exponents. Where its class sets
-    `learns_power`, the model learns one positive power per role and hands them to every call.
+    Calling it with (experts, present) returns the posterior; a subclass only specifies the exponents. If its class sets
+    `learns_power`, the model learns one positive power per role and passes them to every call.
     """
 
     learns_power = False
@@ -30,25 +30,25 @@ class Fusion(ABC):
     def exponents(
         self, experts: Gaussian, present: Bool[Tensor, "B M"], power: Float[Tensor, " M"]
     ) -> Exponents:
-        """Exponents (B, K, M + 1), the last the prior's, and log-weights (B, K), not yet normalised."""
+        """Exponents (B, K, M + 1), the last being the prior's, and unnormalised log-weights (B, K)."""
 
     def __call__(
         self, experts: Gaussian, present: Bool[Tensor, "B M"], power: Float[Tensor, " M"] | None = None
     ) -> Posterior:
-        """The joint posterior of the present experts; float32 whatever the autocast.
+        """The joint posterior of the present experts, computed in float32 whatever the autocast.
 
-        An absent expert is replaced by the prior before the rule is asked: its values, NaN included, never matter.
-        Where every expert is absent the posterior is the prior.
+        An absent expert is replaced by the prior before the rule is applied: its values, NaN included, never matter.
+        If every expert is absent, the posterior is the prior.
 
         Args:
-            experts: (B, M, D).
-            present: Which of them take part.
+            experts: Gaussians (B, M, D).
+            present: Which experts take part.
             power: One positive exponent per role; 1 unless given.
         """
         with torch.autocast(experts.mean.device.type, enabled=False):
-            here = present[..., None]
-            mean = torch.where(here, experts.mean, 0).float()
-            logvar = torch.where(here, experts.logvar, 0).float()
+            mask = present[..., None]
+            mean = torch.where(mask, experts.mean, 0).float()
+            logvar = torch.where(mask, experts.logvar, 0).float()
             if power is None:
                 power = torch.ones(present.shape[1], device=mean.device)
             exponent, log_weight = self.exponents(Gaussian(mean, logvar), present, power)
@@ -58,9 +58,9 @@ class Fusion(ABC):
 
 
 def void_is_prior(exponent: Float[Tensor, "B K M"], void: Bool[Tensor, "B K"]) -> Exponents:
-    """Exponents with the prior's column, equal log-weights: a void component has only the prior and weight 0.
+    """Exponents with the prior's column appended, and equal log-weights; a void component is the prior with weight 0.
 
-    Where all components of a case are void all have log-weight 0, so its posterior is the prior and nothing is NaN.
+    If all components of a case are void, all have log-weight 0, so that its posterior is the prior and not NaN.
     """
     exponent = torch.cat([torch.where(void[..., None], 0, exponent), void[..., None].to(exponent.dtype)], -1)
     log_weight = torch.where(void & ~void.all(-1, keepdim=True), -torch.inf, 0.0)
@@ -95,8 +95,8 @@ class PoE(Fusion):
 class TemperedPoE(Fusion):
     """Logarithmic opinion pool without a prior expert (Genest & Zidek 1986).
 
-    A present role's exponent is its learned power over the sum of the present ones. Agreement of many roles does not
-    sharpen the pool: with equal experts it is that expert.
+    The exponent of a present role is its learned power divided by the sum of the powers of all present roles. Agreement
+    between many roles does not sharpen the pool: if all experts are equal, the pool is that expert.
     """
 
     learns_power = True
@@ -125,39 +125,37 @@ class MoE(Fusion):
 class MoPoE(Fusion):
     """Equal mixture of the products of every non-empty subset of the present experts (Sutter et al. 2021, arXiv:2105.02470, eq. 5).
 
-    K = 2^M − 1 components for M modalities, always all of them.
+    It always has all K = 2^M − 1 components for M modalities.
     """
 
     def exponents(self, experts, present, power):
         count = present.shape[1]
         subsets = torch.arange(1, 2**count, device=present.device)
-        member = (subsets[:, None] >> torch.arange(count, device=present.device)) & 1 == 1  # (K, M)
-        void = (member & ~present[:, None]).any(-1)
-        return void_is_prior((member * power).expand(len(present), -1, -1), void)
+        is_member = (subsets[:, None] >> torch.arange(count, device=present.device)) & 1 == 1  # (K, M)
+        void = (is_member & ~present[:, None]).any(-1)
+        return void_is_prior((is_member * power).expand(len(present), -1, -1), void)
 
 
 @dataclass(frozen=True)
 class Hellinger(Fusion):
     r"""Hölder pool with α = ½ of the present experts, equal weights: q ∝ (Σ_m √q_m)², exactly (Vo & Valera 2026, arXiv:2601.06572).
 
-    The square multiplied out is a mixture of every pair i ≤ j, ∝ √(q_i q_j): weight 1 where i = j, else twice the pair's
-    Bhattacharyya coefficient. Their moment-matched form is `MomentMatched(Hellinger())`.
+    Multiplied out, the square is a mixture of √(q_i q_j) over all pairs i ≤ j, with weight 1 if i = j and otherwise twice
+    the Bhattacharyya coefficient of the pair. The paper's moment-matched form is `MomentMatched(Hellinger())`.
     """
 
     def exponents(self, experts, present, power):
         count = present.shape[1]
         i, j = torch.triu_indices(count, count, device=present.device)
         mean, logvar = experts.mean, experts.logvar
-        variance = torch.logaddexp(logvar[:, i], logvar[:, j]) - torch.log(
-            torch.tensor(2.0)
-        )  # log of the average
-        distance = (mean[:, i] - mean[:, j]).square() * (-variance).exp() / 8
-        coefficient = -(distance + (variance - (logvar[:, i] + logvar[:, j]) / 2) / 2).sum(-1)
+        log_average = torch.logaddexp(logvar[:, i], logvar[:, j]) - torch.log(torch.tensor(2.0))
+        distance = (mean[:, i] - mean[:, j]).square() * (-log_average).exp() / 8
+        log_coefficient = -(distance + (log_average - (logvar[:, i] + logvar[:, j]) / 2) / 2).sum(-1)
         one_hot = torch.eye(count, device=present.device)
         exponent, log_weight = void_is_prior(
             ((one_hot[i] + one_hot[j]) / 2).expand(len(present), -1, -1), ~(present[:, i] & present[:, j])
         )
-        pair = torch.where(i == j, 0.0, torch.log(torch.tensor(2.0)) + coefficient)
+        pair = torch.where(i == j, 0.0, torch.log(torch.tensor(2.0)) + log_coefficient)
         return exponent, torch.where(present.any(-1, keepdim=True), log_weight + pair, log_weight)
 
 

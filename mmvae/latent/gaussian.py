@@ -1,4 +1,4 @@
-"""Diagonal Gaussians, finite mixtures of them, and distances between means."""
+"""Diagonal Gaussians, finite mixtures of them, and distances between points."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class Normal(ABC):
-    """Diagonal Gaussians of any batch shape, whatever they are stored as: mean and log-variance, each (…, D)."""
+    """Diagonal Gaussians of any batch shape, however they are stored: mean and log-variance, each (…, D)."""
 
     mean: Float[Tensor, "*batch D"]
     logvar: Float[Tensor, "*batch D"]
 
     @abstractmethod
     def at(self, index: Int[Tensor, " B"]) -> "Normal":
-        """One component per row, (B, 1, D), of Gaussians of batch shape (B, K)."""
+        """The component `index` of each row, (B, 1, D), of Gaussians of batch shape (B, K)."""
 
     @abstractmethod
     def log_prob_of_each(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B K"]:
@@ -30,7 +30,7 @@ class Normal(ABC):
         return -0.5 * (squared + logvar + math.log(2 * math.pi)).sum(-1)
 
     def rsample(self, noise: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """The reparameterised sample that standard normal noise becomes (Kingma & Welling 2014, arXiv:1312.6114)."""
+        """The reparameterised sample obtained from standard normal noise (Kingma & Welling 2014, arXiv:1312.6114)."""
         return self.mean + (self.logvar / 2).exp() * noise
 
     def kl_to_prior(self) -> Float[Tensor, "*batch D"]:
@@ -83,7 +83,7 @@ class Posterior:
 
     @property
     def mean(self) -> Float[Tensor, "B D"]:
-        """The mixture's own mean, which an index keeps."""
+        """The mean of the whole mixture, which an index keeps."""
         return (self.weight[..., None] * self.components.mean).sum(1)
 
     def log_prob(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B"]:
@@ -91,21 +91,21 @@ class Posterior:
         return torch.logsumexp(self.log_weight + self.components.log_prob_of_each(z), -1)
 
     def rsample(self, noise: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B D"]:
-        """One sample per case: a component by its weight (no gradient to the weights), then reparameterised."""
+        """One sample per case: a component is drawn by weight (no gradient to the weights), then a reparameterised sample of it."""
         component = self.components.at(torch.multinomial(self.weight.detach(), 1)[:, 0])
         mean, logvar = component.mean[:, 0], component.logvar[:, 0]
         return Gaussian(mean, logvar).rsample(torch.randn_like(mean) if noise is None else noise)
 
     def moment_matched(self) -> Gaussian:
         """The single Gaussian (B, D) with the mixture's mean and variance."""
-        weight, each = self.weight[..., None], self.components.mean
-        mean = (weight * each).sum(1)
-        squared = (each - mean[:, None]).square()
+        weight, component_mean = self.weight[..., None], self.components.mean
+        mean = (weight * component_mean).sum(1)
+        squared = (component_mean - mean[:, None]).square()
         return Gaussian(mean, (weight * (self.components.logvar.exp() + squared)).sum(1).log())
 
 
 def cosine_distance(query: Float[Tensor, "Q D"], archive: Float[Tensor, "N D"]) -> Float[Tensor, "Q N"]:
-    """1 − cosine similarity of every pair; a zero vector has distance 1 to all."""
+    """1 − cosine similarity of every pair; a zero vector has distance 1 to every vector."""
     tiny = torch.finfo(query.dtype).tiny
     unit = lambda x: x / x.norm(dim=-1, keepdim=True).clamp_min(tiny)  # noqa: E731
     return 1 - unit(query) @ unit(archive).T
@@ -120,5 +120,5 @@ DISTANCES = {"cosine": cosine_distance, "euclidean": euclidean_distance}
 
 
 def masked_sum(value: Float[Tensor, " B *rest"], mask: Bool[Tensor, " B *rest"]) -> Float[Tensor, " B"]:
-    """Sum over all but the batch of what the mask lets through; NaN under the mask does not matter."""
+    """Sum of the unmasked values over all axes but the batch; NaN under the mask does not matter."""
     return torch.where(mask, value, 0).reshape(len(value), -1).sum(1)

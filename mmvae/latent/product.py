@@ -1,7 +1,7 @@
-"""Normalised products of powers of Gaussian experts: what the components of every fused posterior are.
+"""Normalised products of powers of Gaussian experts, the components of every fused posterior.
 
-Kept as experts and exponents, in natural parameters, where a product of powers is a weighted sum. So a mixture's density at
-a point costs two matrix products over its K components, and a single component costs only itself.
+They are stored as experts and exponents and computed in natural parameters, where a product of powers is a weighted sum.
+So the density of a K-component mixture costs two matrix products, and a single component can be computed alone.
 """
 
 import math
@@ -18,10 +18,10 @@ from mmvae.latent.gaussian import Gaussian, Normal
 class Products(Normal):
     """K products of powers of the same M experts per case: component k is ∝ Π_m N(z; μ_m, σ²_m)^{a_km}, diagonal (B, K, D).
 
-    Everything is computed in the experts' precision, whatever the autocast.
+    Everything is computed in the experts' dtype, whatever the autocast.
 
     Args:
-        experts: (B, M, D).
+        experts: Gaussians (B, M, D).
         exponent: a, (B, K, M).
     """
 
@@ -31,7 +31,7 @@ class Products(Normal):
     # An attribute of the base class may be computed here; pyright's rule is about attributes that are assigned to.
     @property
     def mean(self) -> Float[Tensor, "B K D"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Σ a_m μ_m/σ²_m over the precision."""
+        """Σ a_m μ_m/σ²_m divided by the precision."""
         precision = self._precision_of_experts()
         return self._sum(precision * self.experts.mean) / self._sum(precision)
 
@@ -41,13 +41,13 @@ class Products(Normal):
         return -self._sum(self._precision_of_experts()).log()
 
     def at(self, index: Int[Tensor, " B"]) -> "Products":
-        """One component per row, (B, 1, D)."""
+        """The component `index` of each row, (B, 1, D)."""
         return Products(
             self.experts, self.exponent[torch.arange(len(index), device=index.device), index][:, None]
         )
 
     def log_prob_of_each(self, z: Float[Tensor, "*S B D"]) -> Float[Tensor, "*S B K"]:
-        """Log-density of every component in nats, from each expert's pull (z − μ_m)/σ²_m; no mean is formed."""
+        """Log-density of every component in nats, from each expert's pull (z − μ_m)/σ²_m, without forming the means."""
         with torch.autocast(z.device.type, enabled=False):
             precision = self._precision_of_experts()
             pull = (z[..., None, :] - self.experts.mean) * precision  # (*S, B, M, D)
@@ -65,13 +65,13 @@ class Products(Normal):
 class _LogDensity(torch.autograd.Function):
     """½ Σ_d (log P − G²/P − log 2π) with P = a λ and G = a · pull: (B, K, M), (B, M, D), (S, B, M, D) → (S, B, K).
 
-    The gradients are written out since each of some twenty further arrays of (S, B, K, D) that autograd would keep or make costs
-    as much as the arithmetic.
+    The gradients are written out because autograd would keep or create some twenty further arrays of shape (S, B, K, D), each
+    of which costs as much as the arithmetic.
     """
 
     @staticmethod
     def forward(ctx, exponent, precision, pull):
-        """P becomes 1/P and G becomes G/P, the only large arrays that are kept."""
+        """The log-density; 1/P and G/P are the only large arrays that are kept."""
         variance = exponent @ precision
         log_precision = variance.log().sum(-1)
         variance.reciprocal_()

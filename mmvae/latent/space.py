@@ -1,7 +1,7 @@
 """The retrieval space: how experts become a point, and how far two points are apart.
 
-A point is the posterior mean of the roles that are there, or that mean seen through a readout: an affine map to what the
-decoders of the answers expect, each coordinate raised to a power. Which readout and which distance is chosen on validation.
+A point is the posterior mean of the present roles, or that mean after a readout: an affine map to the expected values of
+the answer decoders, each coordinate raised to a power. Readout and distance are chosen on the validation cases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvae.latent.fusion import Fusion, PoE
 from mmvae.latent.gaussian import DISTANCES, Gaussian, Posterior
 
-EXPONENTS = (1.0, 1.5, 2.0)  # that are tried
+EXPONENTS = (1.0, 1.5, 2.0)  # candidates for a readout
 Distance = Literal["cosine", "euclidean"]
 
 
@@ -23,8 +23,8 @@ Distance = Literal["cosine", "euclidean"]
 class Readout:
     """u = A z + c, then sign(u) |u|^p.
 
-    A cosine of raised coordinates rests on the few in which both cases are far from the usual, as a radiologist's
-    comparison does; a plain sum counts many small agreements as much as one striking one.
+    With p > 1 the cosine is dominated by the few coordinates in which both cases are unusual, as a radiologist's comparison
+    is; with p = 1 many small agreements count as much as one striking agreement.
 
     Args:
         matrix: A, (U, D) row by row.
@@ -37,14 +37,14 @@ class Readout:
     exponent: float = 1.0
 
     def __call__(self, z: Float[Tensor, "N D"]) -> Float[Tensor, "N U"]:
-        """Where these posterior means lie."""
+        """The points of these posterior means."""
         u = z @ torch.tensor(self.matrix, device=z.device).T + torch.tensor(self.offset, device=z.device)
         return u if self.exponent == 1 else u.sign() * u.abs() ** self.exponent
 
 
 @dataclass(frozen=True)
 class RetrievalSpace:
-    """What an index needs of a model: it forms points from experts and compares them.
+    """Forms points from experts and compares them; it is all that an index needs of a model.
 
     >>> space = RetrievalSpace(PoE(), distance="euclidean")
     >>> experts = Gaussian(torch.ones(1, 2, 3), torch.zeros(1, 2, 3))  # two unit Gaussians about 1, and the prior
@@ -53,8 +53,8 @@ class RetrievalSpace:
 
     Args:
         rule: Fuses the experts.
-        power: The rule's exponent for each role, where it learns them; None is 1.
-        readout: What a posterior mean is seen through; None shows it as it is.
+        power: The rule's exponent for each role, if it learns them; None means 1.
+        readout: Map from posterior mean to point; None means the identity.
         distance: A key of `DISTANCES`.
     """
 
@@ -69,11 +69,11 @@ class RetrievalSpace:
         return self.rule(experts, present, power)
 
     def points(self, experts: Gaussian, present: Bool[Tensor, "N M"]) -> Float[Tensor, "N U"]:
-        """Where each case lies; U is D unless a readout maps elsewhere. Where nothing is present it is the prior's point.
+        """The point of each case; U is D unless there is a readout. If no role is present, it is the prior's point.
 
         Args:
-            experts: (N, M, D), every role in the model's order.
-            present: Which of them form the point.
+            experts: Gaussians (N, M, D), every role in the model's order.
+            present: The roles that form the point.
         """
         z = self.posterior(experts, present).mean
         return z if self.readout is None else self.readout(z)
@@ -85,11 +85,11 @@ class RetrievalSpace:
 
 @torch.no_grad()
 def readouts(decoders: Sequence[nn.Module], means: Float[Tensor, "N D"]) -> list[Readout]:
-    """What each decoder expects, and what all do, with each of `EXPONENTS`.
+    """Candidate readouts: the expected values of each decoder, and of all decoders together, with each of `EXPONENTS`.
 
     Each expected value is standardised over these posterior means, and decoders count equally, whatever their number of
-    values. They are taken as linear about z = 0, which those of terms and reports are; one whose distribution has no
-    differentiable mean gives none.
+    values. Decoders are linearised at z = 0; those of terms and reports are linear. A decoder whose distribution has no
+    differentiable mean is left out.
     """
     matrices = []
     for decoder in decoders:
@@ -103,24 +103,24 @@ def readouts(decoders: Sequence[nn.Module], means: Float[Tensor, "N D"]) -> list
         varies = std > 1e-6 * std.max()
         if len(means) > 1 and torch.isfinite(std).all() and varies.any():
             matrices.append(slope[varies] / std[varies, None] / varies.sum().sqrt())
-    every = [torch.cat(matrices)] if len(matrices) > 1 else []
+    joint = [torch.cat(matrices)] if len(matrices) > 1 else []
     return [
         Readout(tuple(map(tuple, matrix.tolist())), tuple((-matrix @ means.mean(0)).tolist()), exponent)
-        for matrix in (*matrices, *every)
+        for matrix in (*matrices, *joint)
         for exponent in EXPONENTS
     ]
 
 
 def plain_of_release_0_1(fusion: Mapping[str, Any], distance: str) -> dict[str, Any]:
-    """What release 0.1 kept as a fusion that wraps another (Sharpened, Projected, Powered) as a space's plain values."""
+    """Plain values of the space that release 0.1 stored as nested fusions (Sharpened, Projected, Powered)."""
     wrapper = lambda: str(fusion.get("class_path", "")).rsplit(".", 1)[-1]  # noqa: E731
     exponent, power, readout = 1.0, None, None
     if wrapper() == "Sharpened":
         exponent, fusion = fusion["init_args"]["exponent"], fusion["init_args"]["rule"]
     if wrapper() == "Projected":
-        held = fusion["init_args"]
-        arguments = {"matrix": held["matrix"], "offset": held["offset"], "exponent": exponent}
-        readout, fusion = {"class_path": f"{__name__}.Readout", "init_args": arguments}, held["rule"]
+        projection = fusion["init_args"]
+        arguments = {"matrix": projection["matrix"], "offset": projection["offset"], "exponent": exponent}
+        readout, fusion = {"class_path": f"{__name__}.Readout", "init_args": arguments}, projection["rule"]
     if wrapper() == "Powered":
         power, fusion = fusion["init_args"]["power"], fusion["init_args"]["rule"]
     arguments = {"rule": dict(fusion), "power": power, "readout": readout, "distance": distance}

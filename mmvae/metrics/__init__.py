@@ -1,1 +1,1 @@
-"""Relevance, scores of a ranking, and estimates with intervals. NumPy only: no model, no torch."""
+"""Metrics: relevance, scores of a ranking, and estimates with intervals. Uses NumPy only: no model, no torch."""

@@ -15,7 +15,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n patients with its 95 % interval, and what a random order is expected to give; None where undefined."""
+    """A mean over n patients with its 95 % interval, and the expected value for a random order; None if undefined."""
 
     value: float | None
     low: float | None
@@ -26,24 +26,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PerPatient:
-    """Scores of P patients, the queries of a patient averaged; `chance` is what a random order is expected to give."""
+    """Scores of P patients, averaged over each patient's queries; `chance` holds those expected of a random order."""
 
     patients: tuple[str, ...]
     value: Scores
     chance: Scores
 
     def rows(self, index: Any) -> "PerPatient":
-        """The patients with these indices or this mask."""
+        """The scores of the patients with these indices or this mask."""
         names = tuple(np.array(self.patients, dtype=object)[index])
         return PerPatient(names, Scores(self.value.table[index]), Scores(self.chance.table[index]))
 
     def of(self, patients: Sequence[str]) -> "PerPatient":
-        """These patients in this order, each of whom has scores."""
+        """The scores of these patients in this order; each must be in the table."""
         return self.rows([self.patients.index(patient) for patient in patients])
 
 
 def by_patient(patients: Sequence[str], value: Scores, chance: Scores) -> PerPatient:
-    """The mean over each patient's queries, patients sorted.
+    """The mean over each patient's queries, sorted by patient.
 
     >>> each_metric = len(METRICS)
     >>> value = Scores(np.array([[1.0] * each_metric, [0.0] * each_metric, [1.0] * each_metric]))
@@ -51,9 +51,9 @@ def by_patient(patients: Sequence[str], value: Scores, chance: Scores) -> PerPat
     [1.0, 0.5]
 
     Args:
-        patients: Of each of the N queries.
-        value: Of the same queries.
-        chance: What a random order is expected to give.
+        patients: Patient of each of the N queries.
+        value: Scores of the queries.
+        chance: Scores expected of a random order.
     """
     names = sorted(set(patients))
     row = np.array([names.index(patient) for patient in patients], int)
@@ -79,16 +79,16 @@ def resamples(count: int, seed: int = 0) -> Int[np.ndarray, "S P"]:
 def estimate(value: Float[np.ndarray, " P"], chance: Float[np.ndarray, " P"], seed: int = 0) -> Estimate:
     """Mean over the patients for whom the value is defined, with the 95 % percentile interval of resampled patients.
 
-    With few patients the interval is somewhat too narrow, as percentile intervals are: of n = 30 it holds the true mean in
+    With few patients the interval is somewhat too narrow, as percentile intervals are: for n = 30 it covers the true mean in
     about 93 % of samples (tests/test_metrics.py simulates it).
 
     >>> estimate(np.array([0.2, 0.4, np.nan]), np.array([0.1, 0.1, np.nan])).n
     2
 
     Args:
-        value: Of each patient; NaN where undefined.
-        chance: What a random order is expected to give the same patients.
-        seed: Of the resampling.
+        value: Value of each patient; NaN if undefined.
+        chance: Value expected of a random order for the same patients.
+        seed: Seed of the resampling.
     """
     known = ~np.isnan(value)
     x, expected, n = value[known], chance[known], int(known.sum())
@@ -100,7 +100,7 @@ def estimate(value: Float[np.ndarray, " P"], chance: Float[np.ndarray, " P"], se
 
 
 def summarise(row: PerPatient, seed: int = 0) -> dict[str, Estimate]:
-    """An estimate of each metric.
+    """The estimate of each metric.
 
     >>> half = Scores(np.full((2, len(METRICS)), 0.5))
     >>> summarise(PerPatient(("p1", "p2"), half, half))["mAP"]
@@ -110,7 +110,7 @@ def summarise(row: PerPatient, seed: int = 0) -> dict[str, Estimate]:
 
 
 def paired(a: PerPatient, b: PerPatient, seed: int = 0) -> dict[str, Estimate]:
-    """A minus B over the patients common to both, with the interval of the difference; its chance is 0.
+    """The estimate of A minus B over the patients common to both; its chance level is 0.
 
     >>> scores = lambda value: Scores(np.full((2, len(METRICS)), value))
     >>> a = PerPatient(("p1", "p2"), scores(0.75), scores(0.1))
@@ -124,10 +124,10 @@ def paired(a: PerPatient, b: PerPatient, seed: int = 0) -> dict[str, Estimate]:
 
 
 def plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    """Estimates as metrics.json holds them."""
+    """The estimates as JSON values, as metrics.json holds them."""
     return {metric: asdict(of_metric) for metric, of_metric in estimates.items()}
 
 
 def read_estimate(content: Mapping[str, Any]) -> Estimate:
-    """One of those that `plain` gave; without a chance where none was written."""
+    """An estimate from the output of `plain`; its chance is None if none was written."""
     return Estimate(content["value"], content["low"], content["high"], content.get("chance"), content["n"])

@@ -13,7 +13,7 @@ Labels = Mapping[str, Value]
 def gains(
     query: Sequence[Labels], archive: Sequence[Labels], relevance: Sequence[Relevance]
 ) -> Float[np.ndarray, "Q N"]:
-    """The gain of each archive case to each query: that of the first level whose labels are all equal, else 0.
+    """The gain of each archive case for each query: that of the first level whose labels are all equal, else 0.
 
     A missing label equals nothing, not even another missing one.
 
@@ -34,12 +34,12 @@ def gains(
 
 
 def labelled(labels: Sequence[Labels], relevance: Sequence[Relevance]) -> Bool[np.ndarray, " N"]:
-    """Whether a case has every label of the highest gain; one without is neither query nor archive."""
+    """Whether each case has every label of the level with the highest gain; other cases are not evaluated."""
     best = max(relevance, key=lambda level: level.gain)
     return np.array([all(name in of_case for name in best.same) for of_case in labels], dtype=bool)
 
 
 def counts_as_relevant(relevance: Sequence[Relevance]) -> float:
-    """The smallest gain that P@k and mAP count: 2, or any where the list holds one gain."""
+    """The smallest gain that P@k and mAP count as relevant: 2, or the only gain if all levels share one."""
     distinct = {level.gain for level in relevance}
     return 2.0 if len(distinct) > 1 else float(min(distinct))

@@ -13,7 +13,7 @@ DEPTH = 10  # of nDCG
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of N queries or patients, a column for each of `METRICS`; NaN where undefined."""
+    """Metrics of N queries or patients, one column for each of `METRICS`; NaN where undefined."""
 
     table: Float[np.ndarray, "N F"]
 
@@ -27,7 +27,7 @@ class Scores:
         return self["mAP"]
 
     def mean(self) -> dict[str, float]:
-        """Each metric's mean over the queries for which it is defined; 0 where it is for none."""
+        """Each metric's mean over the queries for which it is defined; 0 if it is defined for none."""
         known = ~np.isnan(self.table)
         average = np.where(known, self.table, 0).sum(0) / np.maximum(known.sum(0), 1)
         return dict(zip(METRICS, average.tolist(), strict=True))
@@ -42,7 +42,7 @@ def score(
     """Each query's metrics, and their expectation under a random order.
 
     Ties are broken by archive order. P@k divides by k however short the archive is. A query without a relevant case has
-    no mAP; without any gain, no nDCG (Järvelin & Kekäläinen 2002, doi:10.1145/582415.582418, with gain 2^g − 1).
+    no mAP; one without any gain has no nDCG (Järvelin & Kekäläinen 2002, doi:10.1145/582415.582418, with gain 2^g − 1).
 
     >>> distance = np.array([[0.3, 0.1, 0.2]])  # the second case is the nearest, then the third, then the first
     >>> value, chance = score(distance, np.array([[0.0, 0.0, 1.0]]), np.ones((1, 3), bool), at_least=1)
@@ -50,8 +50,8 @@ def score(
     ([0.0], [0.5])
 
     Args:
-        distance: Of each archive case from each query.
-        gain: Graded relevance of the same.
+        distance: Distance of each archive case from each query.
+        gain: Graded relevance of each archive case for each query.
         allowed: Which archive cases a query may find.
         at_least: Smallest gain that P@k and mAP count as relevant.
 
@@ -95,10 +95,10 @@ def _gain_at_depth(
 
 @cache
 def expected_average_precision(relevant: int, size: int) -> float:
-    """Average precision expected of a random order of `size` cases of which `relevant` count; NaN where none does.
+    """Average precision expected of a random order of `size` cases of which `relevant` are relevant; NaN if none is.
 
-    The item at rank i is relevant with probability R/N, and then (i − 1)(R − 1)/(N − 1) of those before it are expected
-    to be: E = 1/N Σ_i (1 + (i − 1)(R − 1)/(N − 1)) / i.
+    The case at rank i is relevant with probability R/N, and then (i − 1)(R − 1)/(N − 1) of the cases before it are expected
+    to be relevant: E = 1/N Σ_i (1 + (i − 1)(R − 1)/(N − 1)) / i.
 
     >>> expected_average_precision(2, 2)
     1.0

@@ -1,4 +1,4 @@
-"""Experts of the visible roles, fused, score every present role."""
+"""The model: encoders give experts, a rule fuses them, and decoders score every present role."""
 
 from mmvae.model.module import MMVAE
 from mmvae.model.monitor import RetrievalMonitor

@@ -1,4 +1,4 @@
-"""The bound of one batch, and where it began where it is not finite."""
+"""The bound of one batch, and an error that names the role and cases if it is not finite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class BatchBound:
     """The bound of one batch and what it was formed from.
 
     Args:
-        bound: Log-likelihood and KL are means over the subsets of each case.
+        bound: The bound; log-likelihood and KL are means over the subsets of each case.
         posterior: The joint posterior of each subset.
-        experts: (B, M, D); the prior where a role was not encoded.
+        experts: Experts (B, M, D); the prior where a role was not encoded.
         encoded: Which roles were encoded: those visible in some subset.
         tie: 0, with a gradient path to every encoder.
     """
@@ -41,13 +41,13 @@ def refuse_non_finite(bound: Bound, batch: Batch, roles: Sequence[str], epoch: i
     """Stops a run whose loss is not finite.
 
     Args:
-        bound: Of the batch.
-        batch: Whose observations are looked at.
-        roles: In the order of the bound's axis M.
-        epoch: For the message.
+        bound: Bound of the batch.
+        batch: The batch, whose observations are checked.
+        roles: Roles in the order of the bound's axis M.
+        epoch: Number of the epoch, for the message.
 
     Raises:
-        InputError: naming where it began: a measured value, else a score, else the posterior.
+        InputError: naming the origin: a measured value, else a score, else the posterior.
     """
     if torch.isfinite(bound.loss):
         return
@@ -56,12 +56,12 @@ def refuse_non_finite(bound: Bound, batch: Batch, roles: Sequence[str], epoch: i
         for role, observation in batch.observations.items()
     }
     scores = {role: ~torch.isfinite(bound.log_likelihood[:, m]) for m, role in enumerate(roles)}
-    found = next(
+    origin = next(
         (part for part in (values, scores) if any(bad.any() for bad in part.values())),
         {"the posterior": ~torch.isfinite(bound.kl)},
     )
-    named = [role for role, bad in found.items() if bad.any()]
-    rows = torch.stack(list(found.values())).any(0).tolist()
+    named = [role for role, bad in origin.items() if bad.any()]
+    rows = torch.stack(list(origin.values())).any(0).tolist()
     cases = [case_id for case_id, bad in zip(batch.case_ids, rows) if bad]
     more = f" and {len(cases) - 5} more" if len(cases) > 5 else ""
     raise InputError(

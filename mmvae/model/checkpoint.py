@@ -1,4 +1,4 @@
-"""What a checkpoint is: a file of plain values and tensors that names its model, and when two of them are one."""
+"""Reading a checkpoint (a file of plain values and tensors), and comparing its settings with those of a run."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from mmvae.plain import from_plain
 
 
 def read_checkpoint(path: Path, map_location: str) -> dict:
-    """The file's content; plain values only are read (`weights_only=True`).
+    """The file's content; only plain values are read (`weights_only=True`).
 
     Raises:
         InputError: naming what is wrong with the file.
@@ -35,9 +35,9 @@ def read_checkpoint(path: Path, map_location: str) -> dict:
 
 
 def config_differences(mine: Mapping, theirs: Mapping) -> list[str]:
-    """A sentence for each `model.*` field in which a run differs from a checkpoint's; recipes are compared field by field."""
+    """One sentence per `model.*` field in which a run differs from a checkpoint; recipes are compared field by field."""
     differing = [
-        f"model.{name} is {mine.get(name)!r}, the checkpoint's {value!r}"
+        f"model.{name} is {mine.get(name)!r}, in the checkpoint {value!r}"
         for name, value in theirs.items()
         if name != "modalities" and not _same(name, mine.get(name), value)
     ]
@@ -52,7 +52,7 @@ def config_differences(mine: Mapping, theirs: Mapping) -> list[str]:
 
 
 def _same(name: str, mine: object, theirs: object) -> bool:
-    """Whether two plain values mean the same, an earlier release's class paths included."""
+    """Whether two plain values mean the same, including under class paths of an earlier release."""
     kind = {"fusion": Fusion, "objective": Objective}.get(name)
     if kind is None or mine == theirs:
         return mine == theirs
@@ -60,7 +60,7 @@ def _same(name: str, mine: object, theirs: object) -> bool:
 
 
 def unfitted_difference(given: Modality, stored: Modality) -> list[str]:
-    """Fields in which a bare recipe contradicts a fitted one: None in `given` means "to be fitted"."""
+    """Fields in which an unfitted recipe contradicts a fitted one; None in `given` means "to be fitted"."""
     if type(given) is not type(stored):
         return ["class_path"]
     names = [f.name for f in fields(cast(Any, given))]

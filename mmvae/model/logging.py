@@ -16,9 +16,10 @@ ACTIVE_KL = 0.01  # nats: a latent dimension whose mean KL over a batch exceeds 
 def parts_of(
     result: BatchBound, batch: Batch, roles: Sequence[str]
 ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-    """Loss, KL and active units of the joint posterior; by role the share present, log-likelihood, KL and units of its expert.
+    """Names and values to log: loss, KL and active units of the joint posterior, and for each role its share of cases,
+    log-likelihood, KL and active units of its expert.
 
-    A role that no case of the batch has gives no value of its own.
+    A role that is absent from the whole batch yields its share only.
     """
     bound = result.bound
     yield "loss", bound.loss
@@ -46,13 +47,13 @@ def table_of_roles(
     visible: Sequence[float],
     supervision: Mapping[str, str],
 ) -> str:
-    """Class, weight, visibility and supervision per role: the hidden scale of a likelihood is no secret here.
+    """A table with class, weight, visibility and supervision of each role, printed because likelihood weights decide results.
 
     Args:
         modalities: Recipes by role.
         weight: Factor on each role's log-likelihood.
         visible: Probability of each role, in order, of being encoded in a training step.
-        supervision: What each role adds to the supervision; `none` unless named.
+        supervision: What each role adds to the supervision; `none` by default.
     """
     lines = [f"{'role':<12} {'class':<12} {'weight':>10} {'visible':>8}  supervision"]
     lines += [

@@ -1,4 +1,4 @@
-"""The LightningModule: experts of the visible roles, fused, score every present role."""
+"""The LightningModule: it encodes and fuses the visible roles of a case, and scores every present role by its decoder."""
 
 import logging
 import math
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class MMVAE(LightningModule):
-    """A multimodal VAE of any set of modalities, any subset of them missing.
+    """A multimodal VAE for any set of modalities, of which any subset may be missing.
 
     >>> from mmvae_clinical import Clinical
     >>> age = Clinical(("age_years",), centre=(50.0,), spread=(10.0,), log=(False,), categories=((),))  # fitted by hand
@@ -49,22 +49,22 @@ class MMVAE(LightningModule):
 
     Args:
         modalities: Recipes by role.
-        latent_dim: D.
+        latent_dim: Number of latent dimensions, D.
         fusion: Rule that joins the experts.
         objective: Bound that is maximised.
         answer_roles: Roles that see answers: decoded in training, left out of every headline query.
-        weights: Factor on each role's summed log-likelihood; `balanced`, for the unnamed, is 300 / values of a complete
-            observation; 1 gives the exact bound.
-        visible: Probability of being encoded in a training step, .5 for the unnamed.
-        subsets: How many visible subsets a training step draws per case. They share one encoding. Answer roles, whose
+        weights: Factor on each role's summed log-likelihood; `balanced`, the default for a role, is 300 / number of values of
+            a complete observation; 1 for every role gives the exact bound.
+        visible: Probability that a role is encoded in a training step; 0.5 by default.
+        subsets: Number of visible subsets that a training step draws per case. They share one encoding. Answer roles, whose
             decoders are small, are scored under each; every other role under one of them, scaled so that the expectation
             is the same (the subsampled bound of Wu & Goodman 2018, section 2.2, at the cost of one decoding).
-        scored: Probability that a training step decodes a case's role that is no answer role; its log-likelihood is divided by
-            it, so that the expectation is the same. Below 1 a step is faster, and its gradient noisier.
+        scored: Probability that a training step decodes a role of a case, answer roles excepted; its log-likelihood is divided
+            by it, so that the expectation is the same. Below 1 a step is faster and its gradient noisier.
         groups: Named sets of roles for evaluation and page.
-        lr: AdamW's learning rate, with a cosine schedule to a tenth over the run.
-        weight_decay: AdamW's.
-        seed: Of noise and visibility, which are keyed by case and epoch.
+        lr: Learning rate of AdamW, with a cosine schedule to a tenth over the run.
+        weight_decay: Weight decay of AdamW.
+        seed: Seed of noise and visibility, which are keyed by case and epoch.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class MMVAE(LightningModule):
 
     @property
     def query_roles(self) -> tuple[str, ...]:
-        """All roles but the answer roles: what "full" means."""
+        """All roles but the answer roles; a query by all of them is called "full"."""
         return tuple(role for role in self.modalities if role not in self.answer_roles)
 
     def setup(self, stage: str | None = None) -> None:
@@ -138,7 +138,7 @@ class MMVAE(LightningModule):
         """Replaces each recipe by the one fitted on the training cases, then builds encoders and decoders.
 
         Raises:
-            InputError: where a role is present only because of answers and is not listed in `answer_roles`.
+            InputError: if a role is present only because of answers and is not listed in `answer_roles`.
         """
         card: Card = cohort.card
         for role, recipe in self.modalities.items():
@@ -151,10 +151,10 @@ class MMVAE(LightningModule):
             views = [view_of(case, cohort.root, kind, recipe, card.answers, answer) for case in training]
             views = [view for view in views if recipe.present(view)]
             if not views and not answer:
-                open_views = [
+                views_with_answers = [
                     view_of(case, cohort.root, kind, recipe, card.answers, True) for case in training
                 ]
-                if any(recipe.present(view) for view in open_views):
+                if any(recipe.present(view) for view in views_with_answers):
                     raise InputError(
                         f"role {role!r} is present only because of answers (card.json lists {card.answers}); add it to model.answer_roles"
                     )
@@ -163,24 +163,26 @@ class MMVAE(LightningModule):
         self.build()
 
     def build(self) -> None:
-        """Encoders and decoders of the fitted recipes."""
+        """Builds encoders and decoders from the fitted recipes."""
         for role, recipe in self.modalities.items():
             self.encoders[role] = recipe.encoder(self.latent_dim)
             self.decoders[role] = recipe.decoder(self.latent_dim)
         self.weight_of = {role: self._weight(role) for role in self.roles}
 
     def _weight(self, role: str) -> float:
-        given = self.weights.get(role, "balanced")
-        return BALANCED / self.modalities[role].blank().value.numel() if given == "balanced" else float(given)
+        weight = self.weights.get(role, "balanced")
+        return (
+            BALANCED / self.modalities[role].blank().value.numel() if weight == "balanced" else float(weight)
+        )
 
     # ---- what it computes -----------------------------------------------------------------------------------------
 
     def experts(
         self, batch: Batch, encode: Bool[Tensor, "B M"] | None = None
     ) -> tuple[Gaussian, Float[Tensor, ""]]:
-        """Each role's Gaussian (B, M, D) for the rows to encode (the present ones unless given), the prior elsewhere.
+        """Each role's Gaussian (B, M, D) for the rows marked in `encode` (by default all present ones), the prior elsewhere.
 
-        The second value is 0 and has a gradient path to every encoder, so that DDP needs no special strategy.
+        The second value is 0 with a gradient path to every encoder, so that DDP needs no special strategy.
         """
         encode = batch.present if encode is None else encode & batch.present
         means, logvars, tie = [], [], torch.zeros((), device=batch.present.device)
@@ -193,8 +195,8 @@ class MMVAE(LightningModule):
                 expert = self.encoders[role](observation.value, observation.mask)
                 mean, logvar = expert.mean.float(), expert.logvar.float()
             elif len(rows):
-                some = observation.rows(rows)
-                expert = self.encoders[role](some.value, some.mask)
+                subset = observation.rows(rows)
+                expert = self.encoders[role](subset.value, subset.mask)
                 mean = mean.index_copy(0, rows, expert.mean.float())
                 logvar = logvar.index_copy(0, rows, expert.logvar.float())
             elif self.training:
@@ -208,9 +210,9 @@ class MMVAE(LightningModule):
     def log_likelihoods(
         self, batch: Batch, z: Float[Tensor, "S N D"], share: Float[Tensor, "N M"] | None = None
     ) -> Float[Tensor, "S N M"]:
-        """log p(x_m | z) of each case's present roles, summed over what was measured, 0 where absent; no weight.
+        """Unweighted log p(x_m | z) of each case's present roles, summed over the measured values; 0 where absent.
 
-        Where a case has several z, N = B × subsets; what has share 0 is not decoded, the rest is multiplied by its share.
+        With several z per case, N = B × subsets. Each value is multiplied by its share; a share of 0 is not decoded.
         """
         samples, subsets = len(z), z.shape[1] // len(batch.present)
         share = torch.ones_like(batch.present, dtype=z.dtype) if share is None else share
@@ -242,22 +244,22 @@ class MMVAE(LightningModule):
             return masked_sum(distribution.log_prob(observation.value).float(), observation.mask)
 
     def posterior(self, experts: Gaussian, present: Bool[Tensor, "B M"]) -> Posterior:
-        """The joint posterior of these experts, with a gradient to powers that are learned."""
+        """The joint posterior of these experts, with a gradient to learned powers."""
         power = None if self.log_power is None else self.log_power.exp()
         return self.rule(experts, present, power)
 
     @property
     def space(self) -> RetrievalSpace:
-        """What forms a point of the retrieval space from experts, and compares points."""
+        """The retrieval space of this model: it forms points from experts and compares them."""
         power = None if self.log_power is None else tuple(self.log_power.detach().exp().tolist())
         return RetrievalSpace(self.rule, power, self._readout, self._distance)
 
     def choose_space(self, readout: Readout | None, distance: Distance) -> None:
-        """What points are seen through and compared by from now on; kept in checkpoints."""
+        """Sets the readout and distance of the retrieval space; checkpoints keep them."""
         self._readout, self._distance = readout, distance
 
     def readouts(self, means: Float[Tensor, "N D"]) -> list[Readout]:
-        """Those that the decoders of the answer roles offer."""
+        """Candidate readouts from the decoders of the answer roles."""
         return readouts([self.decoders[role] for role in self.answer_roles], means)
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -268,7 +270,7 @@ class MMVAE(LightningModule):
         return self.rule(experts, torch.ones(1, count, dtype=torch.bool)).log_weight.shape[1]
 
     def training_draw(self, batch: Batch) -> VisibilityDraw:
-        """This epoch's random choices for a training step."""
+        """The random choices of a training step in this epoch."""
         samples = self.objective.samples(self._components())
         return self.visibility.training(
             batch.case_ids, batch.present, samples, self.latent_dim, self.current_epoch
@@ -280,7 +282,7 @@ class MMVAE(LightningModule):
         return self.visibility.evaluation(batch.case_ids, batch.present, samples, self.latent_dim)
 
     def bound(self, batch: Batch, draw: VisibilityDraw | None = None) -> BatchBound:
-        """The objective of a batch and what it is made of, under the training draw unless another is given."""
+        """The bound of a batch and what it was formed from, under the training draw by default."""
         draw = self.training_draw(batch) if draw is None else draw
         visible, subsets = draw.visible, len(draw.visible) // len(batch.present)
         encoded = visible.unflatten(0, (-1, subsets)).any(1)
@@ -312,7 +314,7 @@ class MMVAE(LightningModule):
         return result.loss
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, object]:
-        """Logs the parts of the bound; gives each case's posterior mean without answers, which the monitor ranks by."""
+        """Logs the parts of the bound; returns each case's posterior mean without answers, by which the monitor ranks."""
         result = self.bound(batch, self.evaluation_draw(batch))
         self._log_parts("val", result, batch)
         return {"case_ids": list(batch.case_ids), "mean": result.posterior.mean.detach().cpu()}
@@ -347,7 +349,7 @@ class MMVAE(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def summary(self) -> str:
-        """Class, weight, visibility and supervision per role."""
+        """A table with class, weight, visibility and supervision of each role."""
         return table_of_roles(self.modalities, self.weight_of, self.visibility.probability, self.supervision)
 
     def on_fit_start(self) -> None:
@@ -358,7 +360,7 @@ class MMVAE(LightningModule):
     # ---- checkpoints --------------------------------------------------------------------------------------------------
 
     def config(self) -> dict:
-        """All `model.*` settings as plain values, recipes bare, as a resumed run compares them."""
+        """All `model.*` settings as plain values, with recipes before fitting; a resumed run compares them."""
         return {
             "modalities": self.bare,
             "latent_dim": self.latent_dim,
@@ -386,24 +388,24 @@ class MMVAE(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Resumes only what is the same: refuses, field by field, another model, cohort or split; rebuilds fitted recipes."""
-        kept = checkpoint.get("mmvae")
-        if kept is None:
+        """Restores the fitted recipes; refuses a checkpoint of another model, cohort or split, naming each field that differs."""
+        stored = checkpoint.get("mmvae")
+        if stored is None:
             raise InputError("the checkpoint was not written by mmvae; it has no entry 'mmvae'")
-        differing = config_differences(self.config(), kept["config"])
-        if self.data_identity and kept["data"]:
+        differing = config_differences(self.config(), stored["config"])
+        if self.data_identity and stored["data"]:
             differing += [
-                f"data: the {k} differs" for k, v in self.data_identity.items() if kept["data"].get(k) != v
+                f"data: the {k} differs" for k, v in self.data_identity.items() if stored["data"].get(k) != v
             ]
         if differing:
             raise InputError(
                 "this checkpoint belongs to another run: "
                 + "; ".join(differing)
-                + ". Resume with the YAML in its folder, or start afresh without a checkpoint (trainer.* may differ)"
+                + ". Resume with the YAML in its folder, or start a new run without a checkpoint (trainer.* may differ)"
             )
-        self.supervision = kept["supervision"]
-        self.choose_space(*_readout_and_distance(kept))
-        fitted = {role: from_plain(plain, Modality) for role, plain in kept["fitted"].items()}
+        self.supervision = stored["supervision"]
+        self.choose_space(*_readout_and_distance(stored))
+        fitted = {role: from_plain(plain, Modality) for role, plain in stored["fitted"].items()}
         if not self.encoders or fitted != self.modalities:
             self.modalities = fitted
             self.build()
@@ -412,46 +414,46 @@ class MMVAE(LightningModule):
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride] - Lightning's would run pickles
         cls, checkpoint_path: str | Path, map_location: str = "cpu", **_: Any
     ) -> "MMVAE":
-        """The model of a checkpoint, in evaluation mode; plain values only are read (`weights_only=True`).
+        """The model of a checkpoint, in evaluation mode; only plain values are read (`weights_only=True`).
 
         Raises:
             InputError: naming what is wrong with the file.
         """
         checkpoint = read_checkpoint(Path(checkpoint_path), map_location)
-        kept = checkpoint["mmvae"]
-        config = dict(kept["config"])
+        stored = checkpoint["mmvae"]
+        config = dict(stored["config"])
         config["modalities"] = {
             role: from_plain(plain, Modality) for role, plain in config["modalities"].items()
         }
         config["fusion"] = from_plain(config["fusion"], Fusion)
         config["objective"] = from_plain(config["objective"], Objective)
         model = cls(**config)
-        model.data_identity = kept["data"]
+        model.data_identity = stored["data"]
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         return model.eval()
 
     def fingerprint(self) -> str:
-        """SHA-256 of fitted recipes, fusion and encoder weights: two models with it place a case at the same point."""
+        """SHA-256 of fitted recipes, space and encoder weights: models with the same fingerprint give a case the same point."""
         plain = {role: to_plain(recipe) for role, recipe in self.modalities.items()}
         return digest_of([plain, to_plain(self.space), self.answer_roles], self.encoders.state_dict())
 
 
-def _readout_and_distance(kept: Mapping[str, Any]) -> tuple[Readout | None, Distance]:
-    """Those of a checkpoint's entry; release 0.1 kept them by themselves."""
-    if "space" in kept:
-        space = from_plain(kept["space"], RetrievalSpace)
+def _readout_and_distance(stored: Mapping[str, Any]) -> tuple[Readout | None, Distance]:
+    """Readout and distance from a checkpoint's entry; release 0.1 stored them as entries of their own."""
+    if "space" in stored:
+        space = from_plain(stored["space"], RetrievalSpace)
         return space.readout, space.distance
-    return kept["readout"] and Readout(*kept["readout"]), kept["distance"]
+    return stored["readout"] and Readout(*stored["readout"]), stored["distance"]
 
 
 def _flat(observation: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B V"]]:
-    """Values side by side, and for each whether it was measured: an event counts as often as it has values."""
+    """The values of each case as one row, and whether each was measured; a mask is repeated for every value of its event."""
     event = (1,) * (observation.value.dim() - observation.mask.dim())
     mask = observation.mask.reshape(*observation.mask.shape, *event).expand(observation.value.shape)
     return observation.value.flatten(1).float(), mask.flatten(1)
 
 
 def _stack(observation: Observation, device: torch.device) -> Observation:
-    """A batch of this one."""
+    """A batch of this one observation."""
     return Observation(observation.value[None].to(device), observation.mask[None].to(device))

@@ -1,4 +1,4 @@
-"""Validation retrieval during a fit: the number that early stopping watches, and the readout and distance that win by it."""
+"""Validation retrieval during a fit: logs the metric for early stopping, and chooses readout and distance by it."""
 
 import logging
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One way to compare posterior means, and each metric's mean over the validation cases."""
+    """A readout and distance, and each metric's mean over the validation cases."""
 
     readout: Readout | None
     distance: Distance
@@ -26,11 +26,11 @@ class _Candidate:
 
 
 class RetrievalMonitor(Callback):
-    """Logs `val/mAP` and `val/P@5` of validation cases among themselves, answers left out, own patient excluded.
+    """Logs `val/mAP` and `val/P@5` of retrieval among the validation cases, without answers and excluding the own patient.
 
-    The posterior means are compared as they are and through each readout of the model, by each distance;
-    what has the best mAP becomes the model's and is stored in the checkpoint. A cohort whose validation cases
-    have no label, or in which nothing is relevant, logs `val/mAP` 0 and says so once.
+    The posterior means are compared with and without each readout of the model, by each distance; the pair with the
+    best mAP is set in the model and stored in the checkpoint. If the validation cases have no label, or nothing is
+    relevant, `val/mAP` is logged as 0, with one warning.
     """
 
     def __init__(self):
@@ -88,14 +88,14 @@ class RetrievalMonitor(Callback):
         for readout in (None, *model.readouts(z.to(model.device))):
             points = z if readout is None else readout(z)
             for distance in get_args(Distance):
-                apart = RetrievalSpace(distance=distance).distances(points, points).numpy()
-                value, _ = score(apart, gain, others, counts_as_relevant(relevance))
+                distances = RetrievalSpace(distance=distance).distances(points, points).numpy()
+                value, _ = score(distances, gain, others, counts_as_relevant(relevance))
                 candidates.append(_Candidate(readout, distance, value.mean()))
         return candidates
 
 
 def _comparable(cases: list[Case], data: Any) -> list[Case]:
-    """Those with the labels that relevance is made of."""
+    """The cases that have the labels on which relevance is based."""
     relevance = data.cohort.card.relevance
     if not relevance:
         return []

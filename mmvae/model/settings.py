@@ -1,4 +1,4 @@
-"""Whether the settings of a model agree with its roles; asked once, before anything is built."""
+"""Checks of a model's settings against its roles, made once before anything is built."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,11 +7,11 @@ from mmvae.latent.objective import Objective
 
 
 def check_roles(roles: Sequence[str], named: Mapping[str, Sequence[str]]) -> None:
-    """Refuses a setting that names something else than a role.
+    """Refuses a setting that names something other than a role.
 
     Args:
-        roles: Of the model.
-        named: Setting → the names that it holds.
+        roles: The model's roles.
+        named: Names in each setting, by setting.
 
     Raises:
         InputError: naming the first such setting.
@@ -27,7 +27,7 @@ def check_roles(roles: Sequence[str], named: Mapping[str, Sequence[str]]) -> Non
 
 
 def check_draws(subsets: int, scored: float, visible: Mapping[str, float]) -> None:
-    """Refuses a count of subsets below 1 and a probability that is none.
+    """Refuses a number of subsets below 1, and a value that is not a probability.
 
     Raises:
         InputError: naming the setting.
@@ -42,10 +42,10 @@ def check_draws(subsets: int, scored: float, visible: Mapping[str, float]) -> No
 
 
 def check_objective(objective: Objective, roles: Sequence[str], components: int) -> None:
-    """Refuses an objective that is not defined for the rule's posterior, or that reads a role that is not there.
+    """Refuses an objective that is not defined for the rule's posterior, or that reads a role that the model lacks.
 
     Raises:
-        InputError: saying what would do.
+        InputError: naming the problem.
     """
     try:
         objective.samples(components)

@@ -12,13 +12,13 @@ from mmvae.seeds import seed_of
 
 @dataclass(frozen=True)
 class VisibilityDraw:
-    """One draw for a batch: a row per subset (N = B × subsets), those of a case side by side.
+    """The random choices for a batch: one row per subset (N = B × subsets), the rows of a case adjacent.
 
     Args:
-        visible: Which roles the posterior is formed from.
-        share: By how much a role's log-likelihood under this subset counts: 0 is not decoded; its expected mean over a case's subsets is 1.
-        noise: Standard normal, as many draws as the objective takes.
-        halves: Two disjoint parts (B, M) of each case's encoded roles, neither empty; both empty where fewer than two are encoded.
+        visible: Which roles form the posterior.
+        share: Factor on a role's log-likelihood under this subset; 0 is not decoded, and the expected mean over a case's subsets is 1.
+        noise: Standard normal, as many draws as the objective asks for.
+        halves: Two disjoint, non-empty parts (B, M) of each case's encoded roles; both empty if fewer than two are encoded.
     """
 
     visible: Bool[Tensor, "N M"]
@@ -28,7 +28,7 @@ class VisibilityDraw:
 
 
 def _halves(encoded: Bool[Tensor, " M"], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A random cut through a random order of the encoded roles."""
+    """The encoded roles in random order, split at a random place into two parts."""
     order = torch.rand(len(encoded), generator=generator).masked_fill(~encoded, 2.0).argsort().argsort()
     count = int(encoded.sum())
     cut = 1 + int(torch.rand(1, generator=generator) * max(1, count - 1)) if count > 1 else 0
@@ -38,14 +38,14 @@ def _halves(encoded: Bool[Tensor, " M"], generator: torch.Generator) -> tuple[Te
 
 @dataclass(frozen=True)
 class Visibility:
-    """Draws visible subsets, keyed by case and epoch, so that two processes see what one would.
+    """Draws visible subsets, keyed by case and epoch, so that the draws do not depend on the number of processes.
 
     Args:
-        probability: Of each role, of being encoded in a training step.
+        probability: Probability of each role of being encoded in a training step.
         answer: Which roles see answers: scored under each subset in training, never visible outside it.
-        subsets: Visible subsets that a training step draws per case.
-        scored: Probability with which a training step scores a role that is no answer role.
-        seed: Of all draws.
+        subsets: Number of visible subsets that a training step draws per case.
+        scored: Probability that a training step scores a role that is not an answer role.
+        seed: Seed of all draws.
     """
 
     probability: tuple[float, ...]
@@ -61,25 +61,27 @@ class Visibility:
     def training(
         self, case_ids: Sequence[str], present: Bool[Tensor, "B M"], samples: int, latent_dim: int, epoch: int
     ) -> VisibilityDraw:
-        """Each present role is visible with its probability; where none is drawn, one of the present is.
+        """Each present role is visible with its probability; if none is drawn, one present role is visible.
 
-        A role that is no answer role is scored under one of the subsets, with probability `scored`.
+        A role that is not an answer role is scored under one of the subsets, with probability `scored`.
 
         Args:
-            case_ids: Whose draws these are.
+            case_ids: Ids of the cases of the batch.
             present: Which roles each case has.
-            samples: Draws of noise per row.
+            samples: Number of noise draws per row.
             latent_dim: D.
-            epoch: Part of the key, so that each epoch draws anew.
+            epoch: Part of the key, so that each epoch draws afresh.
         """
         probability, answer, subsets = torch.tensor(self.probability), torch.tensor(self.answer), self.subsets
         visible, share, noise, halves = [], [], [], []
-        for here, generator in zip(present.cpu(), self._generators(case_ids, epoch)):
+        for case_present, generator in zip(present.cpu(), self._generators(case_ids, epoch)):
             for _ in range(subsets):
-                subset = (torch.rand(len(probability), generator=generator) < probability) & here
-                fallback = torch.rand(len(probability), generator=generator) * here * (probability > 0)
-                if not subset.any() and here.any():
-                    subset[(fallback if fallback.any() else here.float()).argmax()] = True
+                subset = (torch.rand(len(probability), generator=generator) < probability) & case_present
+                fallback = (
+                    torch.rand(len(probability), generator=generator) * case_present * (probability > 0)
+                )
+                if not subset.any() and case_present.any():
+                    subset[(fallback if fallback.any() else case_present.float()).argmax()] = True
                 visible.append(subset)
                 noise.append(torch.randn(samples, latent_dim, generator=generator))
             once = torch.arange(subsets)[:, None] == torch.randint(subsets, answer.shape, generator=generator)
@@ -99,16 +101,16 @@ class Visibility:
         """All present roles but the answer roles are visible, all are scored; the noise is the same at every epoch.
 
         Args:
-            case_ids: Whose draws these are.
+            case_ids: Ids of the cases of the batch.
             present: Which roles each case has.
-            samples: Draws of noise per row.
+            samples: Number of noise draws per row.
             latent_dim: D.
         """
         visible = present & ~torch.tensor(self.answer, device=present.device)
         noise, halves = [], []
-        for here, generator in zip(visible.cpu(), self._generators(case_ids, -1)):
+        for case_present, generator in zip(visible.cpu(), self._generators(case_ids, -1)):
             noise.append(torch.randn(samples, latent_dim, generator=generator))
-            halves.append(_halves(here, generator))
+            halves.append(_halves(case_present, generator))
         return VisibilityDraw(
             visible,
             torch.ones_like(present).float(),

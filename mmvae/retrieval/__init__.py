@@ -1,1 +1,1 @@
-"""Posterior to index to neighbours."""
+"""Retrieval: embeds cases, keeps them in an index, and finds the nearest neighbours of a query."""

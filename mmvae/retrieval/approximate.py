@@ -1,4 +1,4 @@
-"""usearch over stored points: a cache beside SQLite, made again whenever the index has changed."""
+"""Approximate search with usearch: a graph over the stored points, cached beside SQLite and rebuilt when the index changes."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from mmvae.atomic import built_beside
 from mmvae.retrieval.archive import Archive
 
-ASKED_FROM = 100_000  # cases from which an unfiltered joint search uses it unasked
+USED_FROM = 100_000  # cases from which an unfiltered joint search uses the graph by default
 _METRIC = {"cosine": "cos", "euclidean": "l2sq"}
 
 
@@ -21,13 +21,13 @@ def search_vectors(
     k: int,
     distance: str,
 ) -> Int[np.ndarray, "Q K"]:
-    """Keys of approximately the k nearest, from a graph made on the spot (benchmarks); 0 where there are fewer.
+    """Keys of approximately the k nearest vectors, from a graph built for this call (used by benchmarks); padded with 0.
 
     Args:
-        keys: From 1.
-        vectors: A row for each key.
-        query: Of the same width.
-        k: How many.
+        keys: Integers from 1.
+        vectors: One row per key.
+        query: One row per query, of the same width.
+        k: Number of neighbours per query.
         distance: `cosine` or `euclidean`.
     """
     return _hits(_graph(keys, vectors, distance), query, k)
@@ -51,7 +51,7 @@ def _graph(keys: np.ndarray, vectors: np.ndarray, distance: str) -> Any:
     lost = [int(key) for key in keys if key not in graph]
     if lost or len(graph) != len(keys):
         raise RuntimeError(
-            f"usearch kept {len(graph)} of {len(keys)} entries; exact search is right, report this"
+            f"usearch kept {len(graph)} of {len(keys)} entries; use exact search, and report this"
         )
     return graph
 
@@ -65,7 +65,7 @@ def _hits(graph: Any, query: np.ndarray, k: int) -> Int[np.ndarray, "Q K"]:
 
 
 def nearest(archive: Archive, point: Float[np.ndarray, " U"], k: int) -> list[int]:
-    """Keys of approximately the k nearest cases by stored point; builds the graph where it is not this moment's."""
+    """Keys of approximately the k nearest cases by stored point; builds the graph if there is none for this snapshot."""
     from usearch.index import Index as Graph
 
     path = archive.root / f"points-{archive.moment}.usearch"

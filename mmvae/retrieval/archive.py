@@ -1,4 +1,4 @@
-"""One moment of an index, as a search sees it: keys, facts, experts and points that belong together."""
+"""A snapshot of an index, as a search sees it: keys, facts, experts and points, all read in one transaction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,17 @@ from mmvae.retrieval.provenance import Provenance
 
 @dataclass(frozen=True)
 class Archive:
-    """N cases, all read in one transaction; row n of every part is the same case.
+    """N cases; row n of every part is the same case.
 
     Args:
-        root: The index's folder, where what is derived from a moment may be kept.
-        build: Names the index as it was built.
-        generation: How many changes it has seen since.
-        provenance: Of the vectors.
-        keys: SQLite's, from 1, ascending.
-        facts: Of each case.
-        experts: Of every role.
-        points_of_all: Of all roles but the answer roles, as they were stored.
+        root: The index's folder, in which files derived from a snapshot may be cached.
+        build: Random name given to the index when it was built.
+        generation: Number of changes since then.
+        provenance: Provenance of the vectors.
+        keys: SQLite row ids, from 1, ascending.
+        facts: Facts of each case.
+        experts: Experts of every role.
+        points_of_all: Stored points, formed from all roles but the answer roles.
     """
 
     root: Path
@@ -38,12 +38,12 @@ class Archive:
 
     @property
     def space(self) -> RetrievalSpace:
-        """Forms points and compares them."""
+        """The space that forms points and compares them."""
         return self.provenance.space
 
     @property
     def moment(self) -> str:
-        """Names this moment: it differs whenever anything in the index does."""
+        """Name of this snapshot, different after every change of the index."""
         return f"{self.build}-{self.generation}"
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoint + cohort → every role's expert for every case."""
+"""Embedding: a trained model and the cases of a cohort → the expert of every role of every case."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from mmvae.retrieval.provenance import Provenance
 
 
 def misfits(model: MMVAE, cohort: Cohort, cases: Sequence[Case]) -> list[str]:
-    """A short report of what a foreign cohort holds that the model's recipes do not know and treat as missing."""
+    """One line for each thing in these cases that the model's recipes do not know and treat as missing."""
     count_of: Counter[str] = Counter()
     dataset = CaseDataset(cohort, cases, model.modalities, model.answer_roles)
     for role, recipe in model.modalities.items():
@@ -46,12 +46,12 @@ def embed(
     """The experts of these cases, by the checkpoint's own recipes.
 
     Args:
-        model: Trained, or loaded from a checkpoint.
-        cohort: That the cases are of; the model need not have been trained on it.
-        cases: At least one.
-        batch_size: Cases encoded at once.
-        cache: Folder for observations as read; beside each case unless given.
-        progress: Wraps the range of batches, e.g. in a bar.
+        model: A trained model.
+        cohort: The cases' cohort; the model need not have been trained on it.
+        cases: The cases to embed, at least one.
+        batch_size: Number of cases encoded at once.
+        cache: Folder that caches observations; by default a folder beside each case.
+        progress: Wraps the range of batches, e.g. in a progress bar.
 
     Raises:
         InputError: naming the case and role that cannot be read.
@@ -72,7 +72,7 @@ def embed(
 
 
 def provenance_of(model: MMVAE, cohort: Cohort) -> Provenance:
-    """What an embedding of this cohort by this model says of itself."""
+    """The provenance of an embedding of this cohort by this model."""
     return Provenance(
         model.fingerprint(),
         model.space,

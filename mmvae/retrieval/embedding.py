@@ -1,4 +1,4 @@
-"""The folder between a model and an index: experts, points and facts of a cohort's cases, and the checkpoint behind them."""
+"""The embedding folder, from which an index is built: experts, points and facts of a cohort's cases, and the checkpoint."""
 
 import json
 import shutil
@@ -22,10 +22,10 @@ class Embedding:
 
     Args:
         root: The folder; it holds the model as `model.ckpt`.
-        provenance: Of the vectors.
-        experts: Of every role.
-        points: Of all roles but the answer roles.
-        facts: Of each case.
+        provenance: Provenance of the vectors.
+        experts: Experts of every role.
+        points: Points formed from all roles but the answer roles.
+        facts: Facts of each case.
     """
 
     root: Path
@@ -39,18 +39,18 @@ class Embedding:
         """Reads the folder.
 
         Raises:
-            InputError: where it is none, is damaged, or names a class that may not be made.
+            InputError: if it is not an embedding, is damaged, or names a class that may not be loaded.
         """
         root = Path(root)
         if not (root / "meta.json").is_file():
             raise InputError(f"{root} is no embedding: it has no meta.json. Make one with `mmvae embed`.")
         try:
             meta = json.loads((root / "meta.json").read_text())
-            with np.load(root / "experts.npz", allow_pickle=False) as kept:
-                arrays = {name: kept[name] for name in ("mean", "logvar", "present", "posterior_mean")}
+            with np.load(root / "experts.npz", allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("mean", "logvar", "present", "posterior_mean")}
         except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"{root} is no embedding that can be read ({type(error).__name__}); embed again"
+                f"{root} is an embedding that cannot be read ({type(error).__name__}); embed again"
             ) from error
         if not isinstance(meta, dict) or not isinstance(meta.get("facts"), list):
             raise InputError(f"{root}: meta.json holds no facts of cases; embed again")
@@ -78,17 +78,17 @@ class Embedding:
 def write_embedding(
     out: Path, provenance: Provenance, experts: Experts, facts: tuple[Facts, ...], checkpoint: Path
 ) -> None:
-    """The folder that `mmvae index build` reads, by rename at the end; its point is that of all roles but the answer roles.
+    """Writes the folder that `mmvae index build` reads; it appears whole, by a rename at the end.
 
     Args:
-        out: A path that is free.
-        provenance: Of the vectors.
-        experts: Of every case.
-        facts: Of the same cases.
-        checkpoint: The model's; it is copied.
+        out: Path of the new folder.
+        provenance: Provenance of the vectors.
+        experts: Experts of every case.
+        facts: Facts of the same cases.
+        checkpoint: The model's checkpoint; it is copied.
 
     Raises:
-        InputError: where `out` exists.
+        InputError: if `out` exists.
     """
     with new_folder(out) as folder:
         np.savez(
@@ -104,7 +104,7 @@ def write_embedding(
 
 
 def write_parquet(embedding: Embedding) -> None:
-    """A table of the same vectors beside them, for other tools."""
+    """Writes the same vectors into the folder as a Parquet table, for other tools."""
     try:
         import pyarrow
         import pyarrow.parquet

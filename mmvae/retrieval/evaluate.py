@@ -1,4 +1,4 @@
-"""The address until 0.1 of `mmvae.evaluation.evaluate`, for scripts written for it."""
+"""The import path of `mmvae.evaluation.evaluate` until release 0.1, kept for old scripts."""
 
 from typing import Any
 

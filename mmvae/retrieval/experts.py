@@ -1,4 +1,4 @@
-"""The experts of many cases as arrays; no model and no Lightning is needed to form points from them."""
+"""The experts of many cases as arrays, from which points are formed without a model or Lightning."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ from mmvae.latent.space import RetrievalSpace
 
 @dataclass(frozen=True)
 class Experts:
-    """Experts of N cases: mean and logvar (N, M, D), present (N, M), and whose they are.
+    """Experts of N cases: mean and logvar (N, M, D), present (N, M), and the ids of the cases.
 
     Args:
-        roles: Axis M, in the model's order.
-        answer_roles: Those of them that see answers.
-        case_ids: Axis N.
-        mean: Of each role's Gaussian; anything where it is not present.
-        logvar: Its log-variance.
+        roles: Names along axis M, in the model's order.
+        answer_roles: The roles that see answers.
+        case_ids: Names along axis N.
+        mean: Mean of each role's Gaussian; undefined where the role is not present.
+        logvar: Log-variance of each role's Gaussian; undefined where the role is not present.
         present: Whether the case has the role.
     """
 
@@ -37,12 +37,12 @@ class Experts:
         return tuple(role for role in self.roles if role not in self.answer_roles)
 
     def having(self, using: Iterable[str]) -> Bool[np.ndarray, "N M"]:
-        """Which of these roles each case has."""
-        wanted = set(using)
-        return self.present & np.array([role in wanted for role in self.roles])
+        """Which of these roles each case has; False for every other role."""
+        requested = set(using)
+        return self.present & np.array([role in requested for role in self.roles])
 
     def points(self, space: RetrievalSpace, present: Bool[np.ndarray, "N M"]) -> Float[np.ndarray, "N U"]:
-        """Where the roles marked present put each case; the prior's point where none is."""
+        """Each case's point, formed from the roles marked present; the prior's point if none is."""
         gaussian = Gaussian(torch.from_numpy(self.mean), torch.from_numpy(self.logvar))
         with torch.no_grad():
             return space.points(gaussian, torch.from_numpy(np.ascontiguousarray(present))).numpy()

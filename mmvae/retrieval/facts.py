@@ -1,4 +1,4 @@
-"""What an index keeps of a case beside its vectors: enough to filter, to exclude a patient and to show an answer."""
+"""What an index keeps of a case besides its vectors: what filtering, excluding a patient and showing a neighbour need."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -33,7 +33,7 @@ class Facts:
 
     @classmethod
     def read(cls, plain: Any) -> "Facts":
-        """What `plain` gave, from a file that may say anything.
+        """The facts from the output of `plain`; every field is checked, since the file may hold anything.
 
         Raises:
             InputError: naming the field that does not fit.
@@ -64,5 +64,5 @@ class Facts:
         )
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The facts as JSON values."""
         return {**asdict(self), "terms": None if self.terms is None else list(self.terms)}

@@ -1,6 +1,7 @@
-"""Conditions on record fields, joined by and, or, not: parsed, never evaluated, in three-valued logic as SQL has it.
+"""Filters: conditions on record fields joined by and, or, not, parsed without `eval`, in the three-valued logic of SQL.
 
-A comparison with a missing field is unknown; `not` of unknown is unknown; what is unknown at the end is left out.
+A comparison with a missing field is unknown, and so is `not` of unknown; a case for which the whole condition is unknown
+is left out.
 """
 
 import ast
@@ -25,7 +26,7 @@ _Term = Callable[[Record], Value | None]
 
 
 def parse_where(text: str, fields: Collection[str] | None = None) -> Predicate:
-    """The condition as a function of a record: whether it is surely true.
+    """The condition as a function of a record, True only if it is known to hold.
 
     >>> young = parse_where("not age_years > 50")
     >>> young({"age_years": 40}), young({})
@@ -33,7 +34,7 @@ def parse_where(text: str, fields: Collection[str] | None = None) -> Predicate:
 
     Args:
         text: e.g. `age_years > 50 and menopause == 'post'`.
-        fields: Known field names; others are refused. None: any name is a field.
+        fields: Known field names; others are refused. None accepts any name.
 
     Raises:
         InputError: naming what was found and expected.
@@ -57,7 +58,7 @@ def _refusal(text: str, why: str) -> InputError:
 
 
 def _all(values: list[bool | None]) -> bool | None:
-    """Kleene's conjunction: false where one is false, else unknown where one is unknown."""
+    """Kleene's conjunction: false if any value is false, else unknown if any is unknown."""
     return False if False in values else None if None in values else True
 
 

@@ -1,4 +1,4 @@
-"""What is kept of an archive: one SQLite file is the truth, every change one transaction, the checkpoint beside it."""
+"""The index folder: a SQLite file with facts, experts and points of all cases, changed by transactions, and the checkpoint."""
 
 import json
 import secrets
@@ -35,18 +35,18 @@ CREATE TABLE IF NOT EXISTS experts (
 
 
 def file_system_of(path: Path, mounts: str | None = None) -> str:
-    """The type of the file system under a path, from the kernel's mount table; '' where there is none."""
+    """The type of the file system that holds a path, from the kernel's mount table; '' if there is no such table."""
     try:
         table = Path("/proc/mounts").read_text() if mounts is None else mounts
     except OSError:
         return ""
     longest, kind = "", ""
     for line in table.splitlines():
-        _, mount, this, *_ = line.split(" ")
+        _, mount, file_system, *_ = line.split(" ")
         mount = mount.replace("\\040", " ")
         inside = str(path.absolute()) == mount or str(path.absolute()).startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(longest):
-            longest, kind = mount, this
+            longest, kind = mount, file_system
     return kind
 
 
@@ -59,10 +59,10 @@ class Index:
 
     @classmethod
     def open(cls, root: str | Path) -> "Index":
-        """The index at a folder.
+        """The index in a folder.
 
         Raises:
-            InputError: where there is none.
+            InputError: if there is none.
         """
         root = Path(root)
         if not (root / "index.sqlite").is_file():
@@ -73,13 +73,13 @@ class Index:
 
     @classmethod
     def build(cls, embedding: Embedding, out: Path) -> "Index":
-        """A new index of an embedding, by rename at the end."""
+        """A new index of an embedding; the folder appears whole, by a rename at the end."""
         with new_folder(out) as folder:
             cls(folder)._fill(embedding)
         return cls(out)
 
     def rebuild(self, embedding: Embedding) -> None:
-        """This index made anew from an embedding, of another model too: built beside, then swapped by rename."""
+        """Rebuilds this index from an embedding, possibly of another model; the new one is built beside it and swapped in by rename."""
         beside = self.root.with_name(f".{self.root.name}.rebuilding")
         shutil.rmtree(beside, ignore_errors=True)
         Index.build(embedding, beside)
@@ -87,11 +87,11 @@ class Index:
 
     def add(self, embedding: Embedding) -> int:
         """Adds all cases of an embedding of the same model, or none; returns how many."""
-        with self._changing() as db:
-            mine, theirs = self._value(db, "fingerprint"), embedding.provenance.fingerprint
-            if mine != theirs:
+        with self._write_transaction() as db:
+            own, other = self._value(db, "fingerprint"), embedding.provenance.fingerprint
+            if own != other:
                 raise InputError(
-                    f"the embedding's model {theirs[:12]} is not the index's {str(mine)[:12]}: their spaces cannot be compared. "
+                    f"the embedding's model {other[:12]} is not the index's {str(own)[:12]}: their spaces cannot be compared. "
                     "Embed with the index's own model.ckpt, or `mmvae index rebuild` with the new one; an index of release 0.1 "
                     "takes new cases after `mmvae migrate`."
                 )
@@ -99,8 +99,8 @@ class Index:
         return len(embedding.experts.case_ids)
 
     def remove(self, case_ids: Sequence[str]) -> int:
-        """Removes all of these cases, or none where one is unknown; returns how many."""
-        with self._changing() as db:
+        """Removes all of these cases, or none if any is unknown; returns how many."""
+        with self._write_transaction() as db:
             for case_id in case_ids:
                 if db.execute("DELETE FROM cases WHERE case_id = ?", (case_id,)).rowcount == 0:
                     raise InputError(f"the index holds no case {case_id!r}; nothing was removed")
@@ -110,8 +110,8 @@ class Index:
         return len(case_ids)
 
     def rewrite_provenance(self, provenance: Provenance) -> None:
-        """Replaces what the index says of itself; the vectors stay."""
-        with self._changing() as db:
+        """Replaces the stored provenance; the vectors stay."""
+        with self._write_transaction() as db:
             db.execute("DELETE FROM meta WHERE key NOT IN ('generation', 'build')")
             self._write_meta(db, provenance.plain())
             self._count_change(db)
@@ -123,18 +123,18 @@ class Index:
 
     def count(self) -> int:
         """How many cases it holds."""
-        with self._reading() as db:
+        with self._read_transaction() as db:
             return db.execute("SELECT count(*) FROM cases").fetchone()[0]
 
     def snapshot(self) -> Archive:
-        """All that a search needs, read in one transaction; the last one is kept and given again while nothing has changed.
+        """All that a search needs, read in one transaction; the last snapshot is reused while nothing has changed.
 
         Raises:
-            InputError: where the file is damaged, or names a class that may not be made.
+            InputError: if the file is damaged, or names a class that may not be loaded.
         """
-        with self._reading() as db:
+        with self._read_transaction() as db:
             meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-            build = str(meta.get("build", "unnamed"))  # an index of release 0.1 has no name of its own
+            build = str(meta.get("build", "unnamed"))  # an index of release 0.1 stores no build name
             build, generation = build if build.isalnum() else "unnamed", meta["generation"]
             if type(generation) is not int:
                 raise InputError(
@@ -156,7 +156,7 @@ class Index:
         return Archive(self.root, build, generation, provenance, keys, facts, experts, points)
 
     def _fill(self, embedding: Embedding) -> None:
-        with self._changing() as db:
+        with self._write_transaction() as db:
             meta = {**embedding.provenance.plain(), "build": secrets.token_hex(8), "generation": 0}
             self._write_meta(db, meta)
             self._insert(db, embedding)
@@ -219,10 +219,10 @@ class Index:
             db.close()
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose changes are kept together or not at all."""
+    def _write_transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are committed together or not at all."""
         with self._connection() as db:
-            # Write-ahead logging needs shared memory, which network file systems do not give.
+            # Write-ahead logging needs shared memory, which network file systems do not provide.
             remote = file_system_of(self.root) in NETWORK_FILE_SYSTEMS
             db.execute(f"PRAGMA journal_mode = {'DELETE' if remote else 'WAL'}")
             db.execute(f"PRAGMA synchronous = {'FULL' if remote else 'NORMAL'}")
@@ -240,8 +240,8 @@ class Index:
                 raise
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that sees one moment of the index."""
+    def _read_transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one consistent state of the index."""
         with self._connection() as db:
             db.execute("BEGIN")
             _refuse_foreign_schema(db, self.root)
@@ -249,17 +249,17 @@ class Index:
 
 
 def _refuse_foreign_schema(db: sqlite3.Connection, root: Path) -> None:
-    """A trigger or view of a stranger would act for us; the three tables are all that an index has."""
-    found = {
+    """Refuses a file with anything but the three tables of an index: a foreign trigger or view would run with our rights."""
+    schema = {
         (kind, name)
         for kind, name in db.execute("SELECT type, name FROM sqlite_master")
         if not name.startswith("sqlite_")
     }
-    if found != {("table", name) for name in TABLES}:
-        strange = sorted(found ^ {("table", name) for name in TABLES})[0]
+    if schema != {("table", name) for name in TABLES}:
+        difference = sorted(schema ^ {("table", name) for name in TABLES})[0]
         raise InputError(
-            f"{root}: index.sqlite has the tables {sorted(TABLES)} and nothing else where mmvae wrote it; found or missing: "
-            f"{' '.join(strange)}. Build the index again"
+            f"{root}: expected index.sqlite to hold the tables {sorted(TABLES)} and nothing else; found or missing: "
+            f"{' '.join(difference)}. Build the index again"
         )
 
 
@@ -273,7 +273,7 @@ def _vectors(blobs: Sequence[object], what: str) -> Float[np.ndarray, "N W"]:
     widths = {len(blob) for blob in vectors} | ({-1} if len(vectors) < len(blobs) else set())
     if len(widths) > 1 or any(width <= 0 or width % 4 for width in widths):
         raise InputError(
-            f"the index's {what} have widths of {sorted(widths)} bytes; expected one multiple of 4. Rebuild it"
+            f"the index's {what} have widths of {sorted(widths)} bytes; expected a single width, a multiple of 4. Rebuild it"
         )
     width = next(iter(widths), 0) // 4
     return np.frombuffer(b"".join(vectors), "<f4").astype(np.float32).reshape(len(blobs), width)
@@ -283,21 +283,21 @@ def _experts(
     db: sqlite3.Connection, provenance: Provenance, keys: np.ndarray, case_ids: tuple[str, ...]
 ) -> Experts:
     """The experts of every case, in the order of the keys."""
-    held = db.execute("SELECT id, role, mean, logvar FROM experts").fetchall()
+    stored = db.execute("SELECT id, role, mean, logvar FROM experts").fetchall()
     column = {role: m for m, role in enumerate(provenance.roles)}
-    strange = {role for _, role, _, _ in held} - set(column)
-    if strange:
+    unknown = {role for _, role, _, _ in stored} - set(column)
+    if unknown:
         raise InputError(
-            f"the index holds experts of {sorted(map(str, strange))}, its roles are {list(column)}. Rebuild it"
+            f"the index holds experts of {sorted(map(str, unknown))}, but its roles are {list(column)}. Rebuild it"
         )
-    mean_of = _vectors([mean for _, _, mean, _ in held], "means")
-    logvar_of = _vectors([logvar for _, _, _, logvar in held], "log-variances")
+    mean_of = _vectors([mean for _, _, mean, _ in stored], "means")
+    logvar_of = _vectors([logvar for _, _, _, logvar in stored], "log-variances")
     if mean_of.shape != logvar_of.shape:
-        raise InputError("the index's means and log-variances are of different widths. Rebuild it")
-    n = np.searchsorted(keys, [key for key, *_ in held])
-    m = np.array([column[role] for _, role, _, _ in held], int)
+        raise InputError("the index's means and log-variances have different widths. Rebuild it")
+    n = np.searchsorted(keys, [key for key, *_ in stored])
+    m = np.array([column[role] for _, role, _, _ in stored], int)
     mean = np.zeros((len(keys), len(column), mean_of.shape[1]), np.float32)
     logvar, present = np.zeros_like(mean), np.zeros(mean.shape[:2], bool)
-    if len(held):
+    if len(stored):
         mean[n, m], logvar[n, m], present[n, m] = mean_of, logvar_of, True
     return Experts(provenance.roles, provenance.answer_roles, case_ids, mean, logvar, present)

@@ -1,4 +1,4 @@
-"""Which model made the vectors of an embedding or index, how points are formed of them, and of which cohort they are."""
+"""Provenance of the vectors in an embedding or index: the model and cohort they come from, and how they form points."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from mmvae.plain import from_plain, to_plain
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an embedding and an index say of themselves.
+    """What an embedding and an index store about their own origin.
 
     Args:
-        fingerprint: SHA-256 of the model's recipes, space and encoder weights: equal where points can be compared.
+        fingerprint: SHA-256 of the model's recipes, space and encoder weights; points can be compared if it is equal.
         space: Forms points and compares them.
-        roles: In the model's order.
-        answer_roles: Those of them that see answers.
+        roles: The model's roles, in its order.
+        answer_roles: The roles that see answers.
         cohort: Name of the cohort.
         groups: Named sets of roles.
         origin: Class path of each role's recipe.
@@ -41,7 +41,7 @@ class Provenance:
         return tuple(role for role in self.roles if role not in self.answer_roles)
 
     def plain(self) -> dict[str, Any]:
-        """As `meta.json` and the index's table `meta` hold it."""
+        """The provenance as stored in `meta.json` and in the index's table `meta`."""
         return {
             "fingerprint": self.fingerprint,
             "space": to_plain(self.space),
@@ -55,7 +55,7 @@ class Provenance:
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> "Provenance":
-        """What `plain` gave, or release 0.1 wrote.
+        """The provenance from the output of `plain`, or from what release 0.1 wrote.
 
         Raises:
             InputError: naming what is missing or does not fit; nothing that the file names is run.

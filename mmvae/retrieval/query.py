@@ -1,4 +1,4 @@
-"""A query by example: a case of the archive, of a cohort, or a study as it came."""
+"""A query by example: a case of the archive, a case of a cohort, or a folder with a DICOM study."""
 
 import secrets
 import tempfile
@@ -22,17 +22,17 @@ from mmvae.retrieval.experts import Experts
 
 @dataclass(frozen=True)
 class Query:
-    """The experts of one case, and the patient whose cases are no neighbours (None: nobody's are left out)."""
+    """The experts of one case, and the patient whose cases are excluded from its neighbours (None excludes nobody)."""
 
     experts: Experts
     patient: str | None = None
 
 
 def query_from_archive(archive: Archive, case_id: str) -> Query:
-    """A case that the archive holds.
+    """The query by a case that the archive holds.
 
     Raises:
-        InputError: where it does not.
+        InputError: if the archive does not hold it.
     """
     if case_id not in archive.experts.case_ids:
         raise InputError(
@@ -44,7 +44,7 @@ def query_from_archive(archive: Archive, case_id: str) -> Query:
 
 
 def query_from_cohort(model: MMVAE, cohort: Cohort, case: Case) -> Query:
-    """A case that the archive need not hold; the model is the index's own."""
+    """The query by a case of a cohort, which the archive need not hold; `model` must be the index's own."""
     return Query(embed(model, cohort, [case]), case.patient)
 
 
@@ -56,26 +56,26 @@ def query_from_folder(
     record: Mapping[str, Value] = {},
     jobs: int = 1,
 ) -> Query:
-    """A DICOM study in a folder; it is scanned under a key that is forgotten at the end (FORMATS: Identity).
+    """The query by a DICOM study in a folder, scanned under a temporary pseudonym key (FORMATS: Identity).
 
     Args:
-        model: The index's own.
-        folder: Of one study.
-        lesion: Its point in patient LPS mm.
-        report: The report's text, UTF-8.
-        record: Fields to add to what the header says.
-        jobs: Processes that read.
+        model: The index's own model.
+        folder: Folder that holds one study.
+        lesion: Position of the lesion in patient LPS mm.
+        report: File with the report's text, UTF-8.
+        record: Fields to add to those from the header.
+        jobs: Number of processes that read files.
 
     Raises:
-        EmptyQuery: where nothing in the folder can be used.
-        InputError: where it holds several studies, or the report cannot be read.
+        EmptyQuery: if nothing in the folder can be used.
+        InputError: if the folder holds several studies, or the report cannot be read.
     """
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "query"
         if report is not None:
             _refuse_unreadable(report)
         vault = Vault(Path(temporary), secrets.token_bytes(32))
-        try:  # the model has torch in this process already, so its plugins are asked here
+        try:  # the model has already loaded torch into this process, so the plugins can claim series here
             scan_studies(folder, root, jobs=jobs, vault=vault, reports=report, ask=claims_here)
         except NoCases as error:
             raise EmptyQuery(f"nothing in the study folder can be used: {error}", "case") from error

@@ -1,4 +1,4 @@
-"""A query in an archive → its neighbours, by any subset of roles, with filters."""
+"""Search: the nearest neighbours of a query in an archive, by any subset of roles, with filters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from mmvae.case import Value
 from mmvae.errors import EmptyQuery, InputError
-from mmvae.retrieval.approximate import ASKED_FROM, nearest
+from mmvae.retrieval.approximate import USED_FROM, nearest
 from mmvae.retrieval.archive import Archive
 from mmvae.retrieval.filter import Predicate
 from mmvae.retrieval.query import Query
@@ -21,7 +21,7 @@ Engine = Literal["auto", "exact", "usearch"]
 
 @dataclass(frozen=True)
 class Neighbour:
-    """One answer: the case, how far it is, what is known of it, and which queried roles it lacks."""
+    """A case that was found: its distance, what is known about it, and which of the queried roles it lacks."""
 
     case_id: str
     distance: float
@@ -52,68 +52,68 @@ def search(
     where: Predicate | None = None,
     engine: Engine = "auto",
 ) -> Result:
-    """The k nearest cases of other patients. Filters first, then searches.
+    """The k nearest cases of other patients. The filter is applied before the search.
 
     Args:
-        archive: One moment of an index (`Index.snapshot`).
-        query: One case.
-        k: How many; fewer are found where fewer can be compared.
-        using: Roles of the query; all but the answer roles unless given.
-        archive_roles: What each archive case's point is formed of: `matched`, the roles that the query has; `joint`, all
-            it has but answers; `with_answers`, all.
-        where: Which cases may be found.
-        engine: Exact unless the archive is joint, unfiltered and has 100,000 cases, or `usearch` is asked for.
+        archive: A snapshot of an index (`Index.snapshot`).
+        query: The query case.
+        k: Number of neighbours; fewer are returned if fewer can be compared.
+        using: Roles of the query; by default all but the answer roles.
+        archive_roles: The roles that form each archive case's point: `matched`, those that the query has; `joint`, all
+            but the answer roles; `with_answers`, all.
+        where: Condition that a case must meet to be found.
+        engine: `auto` is exact unless the search is joint and unfiltered in an archive of 100,000 cases or more.
 
     Raises:
-        EmptyQuery: where the query has none of the roles asked for.
-        InputError: for an unknown role, k < 1, or a filter that leaves none.
+        EmptyQuery: if the query has none of the requested roles.
+        InputError: for an unknown role, k < 1, or a filter that no case passes.
     """
     if k < 1:
         raise InputError(f"k is {k}; expected at least 1", "k")
     roles = _roles(archive, query, using)
     point = query.experts.points(archive.space, query.experts.having(roles))
-    left = np.array([where is None or where(facts.record) for facts in archive.facts], bool)
-    if not left.any():
+    passes = np.array([where is None or where(facts.record) for facts in archive.facts], bool)
+    if not passes.any():
         raise InputError(f"the filter leaves none of the archive's {len(archive)} cases; widen it", "where")
-    others = left & np.array([facts.patient != query.patient for facts in archive.facts], bool)
-    if _by_graph(archive, engine, archive_roles == "joint" and where is None):
-        rows, distance = _approximate(archive, point, others, k)
+    allowed = passes & np.array([facts.patient != query.patient for facts in archive.facts], bool)
+    if _uses_graph(archive, engine, archive_roles == "joint" and where is None):
+        rows, distance = _approximate(archive, point, allowed, k)
     else:
-        formed = {
+        point_roles = {
             "matched": roles,
             "joint": archive.provenance.query_roles,
             "with_answers": archive.provenance.roles,
         }[archive_roles]
-        rows, distance = _exact(archive, point, others, formed, k)
+        rows, distance = _exact(archive, point, allowed, point_roles, k)
     neighbours = tuple(_neighbour(archive, n, d, roles) for n, d in zip(rows.tolist(), distance.tolist()))
-    return Result(neighbours, roles, archive_roles, len(archive), int(left.sum()))
+    return Result(neighbours, roles, archive_roles, len(archive), int(passes.sum()))
 
 
 def _roles(archive: Archive, query: Query, using: Sequence[str] | None) -> tuple[str, ...]:
-    """The roles that are asked for and that the query has."""
+    """The requested roles that the query has."""
     known = archive.provenance.roles
     for role in using or ():
         if role not in known:
             raise InputError(f"{role!r} is no role of this index; it has {list(known)}", "using")
-    wanted = [role for role in known if role in (using or archive.provenance.query_roles)]
+    requested = [role for role in known if role in (using or archive.provenance.query_roles)]
     experts = query.experts
-    roles = tuple(role for role, here in zip(experts.roles, experts.having(wanted)[0]) if here)
+    roles = tuple(role for role, has in zip(experts.roles, experts.having(requested)[0]) if has)
     if not roles:
-        has = [role for role, here in zip(experts.roles, experts.present[0]) if here]
+        present = [role for role, has in zip(experts.roles, experts.present[0]) if has]
         raise EmptyQuery(
-            f"the query has none of {wanted}; it has {has or 'nothing that this model reads'}. Ask with other roles.",
+            f"the query has none of {requested}; it has {present or 'nothing that this model reads'}. Query by other roles.",
             "using",
         )
     return roles
 
 
-def _by_graph(archive: Archive, engine: Engine, joint_of_all: bool) -> bool:
-    if engine == "usearch" and not joint_of_all:
+def _uses_graph(archive: Archive, engine: Engine, joint_unfiltered: bool) -> bool:
+    if engine == "usearch" and not joint_unfiltered:
         raise InputError(
             "usearch holds the points of all query roles and cannot filter; use it with the joint archive and without a filter",
             "engine",
         )
-    return engine == "usearch" or (engine == "auto" and joint_of_all and len(archive) >= ASKED_FROM)
+    return engine == "usearch" or (engine == "auto" and joint_unfiltered and len(archive) >= USED_FROM)
 
 
 def _distances(archive: Archive, point: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " N"]:
@@ -124,11 +124,11 @@ def _exact(
     archive: Archive,
     point: Float[np.ndarray, "1 U"],
     allowed: Bool[np.ndarray, " N"],
-    formed: Sequence[str],
+    point_roles: Sequence[str],
     k: int,
 ) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """Rows and distances of the k nearest allowed cases that have any of the roles their points are formed of."""
-    has = archive.experts.having(formed)
+    """Rows and distances of the k nearest allowed cases that have at least one of `point_roles`."""
+    has = archive.experts.having(point_roles)
     rows = np.flatnonzero(allowed & has.any(1))
     distance = _distances(archive, point, archive.experts.rows(rows).points(archive.space, has[rows]))
     order = np.argsort(distance, kind="stable")[:k]
@@ -138,10 +138,10 @@ def _exact(
 def _approximate(
     archive: Archive, point: Float[np.ndarray, "1 U"], allowed: Bool[np.ndarray, " N"], k: int
 ) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """The same by the graph over stored points: k and as many more as may not be found are asked for."""
+    """The same from the graph over stored points; k plus the number of excluded cases are requested, since the graph cannot filter."""
     keys = nearest(archive, point[0], k + int((~allowed).sum()))
-    found = np.searchsorted(archive.keys, np.array(keys, np.int64))
-    rows = found[allowed[found]][:k]
+    candidates = np.searchsorted(archive.keys, np.array(keys, np.int64))
+    rows = candidates[allowed[candidates]][:k]
     distance = _distances(archive, point, archive.points_of_all[rows])
     order = np.argsort(distance, kind="stable")
     return rows[order], distance[order]
@@ -149,7 +149,7 @@ def _approximate(
 
 def _neighbour(archive: Archive, row: int, distance: float, roles: Sequence[str]) -> Neighbour:
     facts, present = archive.facts[row], archive.experts.present[row]
-    missing = tuple(role for role, here in zip(archive.experts.roles, present) if role in roles and not here)
+    missing = tuple(role for role, has in zip(archive.experts.roles, present) if role in roles and not has)
     return Neighbour(
         facts.case_id, distance, facts.labels, facts.label_source, facts.terms, facts.record, missing
     )

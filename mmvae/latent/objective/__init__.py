@@ -1,4 +1,4 @@
-"""What a training step maximises: bounds on the log-likelihood of all present modalities, one file per bound."""
+"""Training objectives: bounds on the log-likelihood of all present modalities, one file per bound."""
 
 from mmvae.latent.objective.alignment import Alignment
 from mmvae.latent.objective.elbo import ELBO

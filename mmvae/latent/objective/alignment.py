@@ -1,4 +1,4 @@
-"""Contrast between two parts of a case, as CLIP and MedCLIP do it."""
+"""A contrastive objective between two parts of a case, as in CLIP and MedCLIP."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from mmvae.latent.objective.evidence import Bound, Objective
 
 @dataclass(frozen=True)
 class Alignment(Objective):
-    """Contrast between the posterior means of two disjoint parts of one case, over the batch and over all ranks.
+    """Contrastive loss between the posterior means of two disjoint parts of each case, over the batch and over all ranks.
 
-    Cross-entropy, both ways, of the cosine similarities over the temperature (CLIP: Radford et al. 2021, arXiv:2103.00020,
-    figure 3) to a target: the same case or, with `targets`, the softmax of how alike two cases are in that role's values
-    (MedCLIP: Wang et al. 2022, arXiv:2210.10163, eq. 3–4). A case with a single encoded role takes no part, nor does, with
-    `targets`, a case that lacks that role. It is no bound by itself; add it to a bound: `Sum(terms=(ELBO(), Alignment()))`.
+    Cross-entropy in both directions between the softmax of cosine similarity divided by temperature (CLIP: Radford et al. 2021,
+    arXiv:2103.00020, figure 3) and a target: the same case or, with `targets`, the softmax of the similarity of two cases in
+    that role's values (MedCLIP: Wang et al. 2022, arXiv:2210.10163, eq. 3–4). A case with a single encoded role takes no part,
+    nor does, with `targets`, a case that lacks that role. It is not a bound; add it to one: `Sum(terms=(ELBO(), Alignment()))`.
 
     Args:
         weight: Factor on the mean cross-entropy, in nats.
-        temperature: Of the cosine similarities.
-        targets: A role whose observed values say how alike two cases are; empty: each case is alike only to itself.
-        target_temperature: Of their mean squared difference, relative to the batch's mean.
+        temperature: Temperature of the cosine similarities.
+        targets: Role whose observed values define how similar two cases are; if empty, a case is similar only to itself.
+        target_temperature: Temperature of the mean squared difference of those values, relative to the batch's mean.
     """
 
     weight: float = 100.0
@@ -37,15 +37,15 @@ class Alignment(Objective):
         return (self.targets,) if self.targets else ()
 
     def __call__(self, evidence):
-        first, second = (_gathered(evidence.fuse(evidence.experts, half).mean) for half in evidence.halves)
+        first, second = (_all_gather(evidence.fuse(evidence.experts, half).mean) for half in evidence.halves)
         takes_part = evidence.halves[0].any(1) & evidence.halves[1].any(1)
         if self.targets:
             value, mask = evidence.values[self.targets]
             takes_part = takes_part & mask.any(1)
-            target = self._alike(_gathered(value), _gathered(mask.float()))
+            target = self._similarity_targets(_all_gather(value), _all_gather(mask.float()))
         else:
             target = torch.eye(len(first), device=first.device)
-        rows = _gathered(takes_part.float()).bool()
+        rows = _all_gather(takes_part.float()).bool()
         unit = lambda x: torch.nn.functional.normalize(x[rows], dim=-1)  # noqa: E731
         loss = first.sum() * 0.0
         if rows.sum() > 1:
@@ -62,8 +62,10 @@ class Alignment(Objective):
             {"alignment": loss},
         )
 
-    def _alike(self, value: Float[Tensor, "B V"], mask: Float[Tensor, "B V"]) -> Float[Tensor, "B B"]:
-        """Softmax of minus the mean squared difference over the values that both have, scaled by its mean over the batch."""
+    def _similarity_targets(
+        self, value: Float[Tensor, "B V"], mask: Float[Tensor, "B V"]
+    ) -> Float[Tensor, "B B"]:
+        """Softmax of the negative mean squared difference over the values that both cases have, scaled by its batch mean."""
         value = value * mask
         squared = value.square() @ mask.T + mask @ value.square().T - 2 * value @ value.T
         shared = mask @ mask.T
@@ -74,8 +76,8 @@ class Alignment(Objective):
         return torch.where(itself, 0.0, logits).softmax(1)
 
 
-def _gathered(x: Tensor) -> Tensor:
-    """All ranks' rows, with gradients; ranks hold equally many."""
+def _all_gather(x: Tensor) -> Tensor:
+    """The rows of all ranks, with gradients; every rank must hold the same number."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return x
     if torch.distributed.get_world_size() == 1:

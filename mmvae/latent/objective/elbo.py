@@ -1,4 +1,4 @@
-"""The evidence lower bound (Kingma & Welling 2014), for mixtures in three ways."""
+"""The evidence lower bound (Kingma & Welling 2014), with three ways to take a mixture's expectation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,10 +13,10 @@ from mmvae.latent.objective.evidence import Bound, Objective, log_prior, warmed_
 
 @dataclass(frozen=True)
 class ELBO(Objective):
-    r"""E_q[Σ_m w_m log p(x_m | z)] − β KL(q ‖ p), q the posterior of the visible, x all present modalities.
+    r"""E_q[Σ_m w_m log p(x_m | z)] − β KL(q ‖ p), where q is the posterior of the visible roles and x all present roles.
 
-    One component: KL in closed form (Kingma & Welling 2014, arXiv:1312.6114, appendix B). With w = 1 and β = 1 and
-    everything visible it bounds log p(x).
+    With one component the KL is in closed form (Kingma & Welling 2014, arXiv:1312.6114, appendix B). If w = 1, β = 1 and
+    every role is visible, it is a lower bound on log p(x).
 
     >>> ELBO(beta=2.0, warmup_epochs=1).at(epoch=0), ELBO(beta=2.0, warmup_epochs=1).at(epoch=1)
     (1.0, 2.0)
@@ -26,11 +26,11 @@ class ELBO(Objective):
     Args:
         beta: Weight of the KL after warm-up (Higgins et al. 2017).
         warmup_epochs: Number of epochs over which β rises linearly to its value.
-        components: How a mixture's expectation is taken. `stratified`: one sample per component, weighted by its probability,
-            KL by the same samples against the whole mixture's density (Shi et al. 2019, arXiv:1911.03393, eq. 4).
-            `sampled`: one sample of one component, drawn by its probability: the same expectation, one decoding.
-            `all`: each component's own ELBO, KL in closed form, averaged; looser, since KL is convex (Sutter et al. 2021,
-            arXiv:2105.02470, eq. 6).
+        components: How a mixture's expectation is estimated. `stratified`: one sample per component, weighted by its
+            probability; the KL uses the same samples and the whole mixture's density (Shi et al. 2019, arXiv:1911.03393, eq. 4).
+            `sampled`: one sample of one component drawn by its probability; the same expectation with one decoding.
+            `all`: the average of each component's own ELBO, with the KL in closed form; a looser bound, since KL is convex
+            (Sutter et al. 2021, arXiv:2105.02470, eq. 6).
     """
 
     beta: float = 1.0
@@ -41,7 +41,7 @@ class ELBO(Objective):
         return components if self.components != "sampled" or components == 1 else 2
 
     def at(self, epoch: int) -> float:
-        """β in this epoch (the first is not 0)."""
+        """β in this epoch; it is not 0 in the first."""
         return warmed_up(self.beta, self.warmup_epochs, epoch)
 
     def __call__(self, evidence):
@@ -53,19 +53,19 @@ class ELBO(Objective):
             )
         z = posterior.components.rsample(evidence.noise[:, : len(weight)]).transpose(0, 1)  # (K, N, D)
         # A void component has weight 0, but its sample may score inf: 0 · inf is NaN, so the mask goes first.
-        by_component = torch.where((weight > 0)[..., None], evidence.score(z), 0)
-        log_likelihood = (weight[..., None] * by_component).sum(0)
+        score = torch.where((weight > 0)[..., None], evidence.score(z), 0)
+        log_likelihood = (weight[..., None] * score).sum(0)
         if evidence.posterior.log_weight.shape[1] == 1 or self.components == "all":
-            each = evidence.posterior.components.kl_to_prior().sum(-1).T
+            by_component = evidence.posterior.components.kl_to_prior().sum(-1).T
         else:
-            each = evidence.posterior.log_prob(z) - log_prior(z)
-        kl = (weight * torch.where(weight > 0, each, 0)).sum(0)
+            by_component = evidence.posterior.log_prob(z) - log_prior(z)
+        kl = (weight * torch.where(weight > 0, by_component, 0)).sum(0)
         loss = -(log_likelihood @ evidence.weights - self.at(evidence.epoch) * kl).mean()
         return Bound(loss, log_likelihood, kl)
 
 
 def _one_component(posterior: Posterior, noise: Float[Tensor, " N"]) -> Posterior:
-    """One component of each row, by its probability; a standard normal's distribution function makes the noise uniform."""
+    """One component per row, drawn by its probability; the standard normal's distribution function makes the noise uniform."""
     uniform = torch.special.ndtr(noise.double())[:, None]
     above = posterior.weight.double().cumsum(1)
     last = (posterior.weight > 0).long() * torch.arange(posterior.weight.shape[1], device=noise.device)

@@ -1,4 +1,4 @@
-"""What an objective is called with and what it gives: evidence of a batch in, a bound out."""
+"""The interface of a training objective: it is called with the evidence of a batch and returns a bound."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,18 +15,18 @@ Score = Callable[[Float[Tensor, "S N D"]], Float[Tensor, "S N M"]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an objective may look at: N rows, one per visible subset, those of each of the B cases side by side.
+    """All inputs of an objective: N rows, one per visible subset; the rows of each of the B cases are adjacent.
 
     Args:
-        posterior: Of each row's visible roles.
-        experts: Of each case (B, M, D); the prior where a role was not encoded.
+        posterior: Joint posterior of each row's visible roles.
+        experts: Experts of each case (B, M, D); the prior where a role was not encoded.
         encoded: Which roles were encoded: those visible in some row of the case.
-        visible: Each row's own.
-        halves: Two disjoint, non-empty parts of each case's encoded roles; empty where it has fewer than two.
+        visible: Which roles are visible in each row.
+        halves: Two disjoint, non-empty parts of each case's encoded roles; empty if it has fewer than two.
         score: z (S, N, D) → log p(x_m | z) of each row's case (S, N, M), 0 where absent.
         weights: Factor on each role's log-likelihood.
-        noise: Standard normal, as many draws per row as the objective takes.
-        epoch: From 0.
+        noise: Standard normal, as many draws per row as the objective asked for.
+        epoch: Number of the epoch, from 0.
         fuse: The rule that joined the experts: (experts, visible) → Posterior.
         values: The observed values of each role that the objective reads, flattened, and which of them were measured.
     """
@@ -54,10 +54,10 @@ class Bound:
     """What a training step minimises, and its parts for the log, all in nats.
 
     Args:
-        loss: Minimised.
-        log_likelihood: Unweighted expectation over the posterior.
-        kl: Of each row's posterior to the prior.
-        parts: Further scalars by name.
+        loss: The value that is minimised.
+        log_likelihood: Unweighted expectation under the posterior.
+        kl: KL divergence of each row's posterior from the prior.
+        parts: Further scalars to log, by name.
     """
 
     loss: Float[Tensor, ""]
@@ -67,14 +67,14 @@ class Bound:
 
 
 class Objective(ABC):
-    """Called with the evidence of a batch; gives a bound."""
+    """A training objective: called with the evidence of a batch, it returns a bound."""
 
     @abstractmethod
     def samples(self, components: int) -> int:
         """The number of standard normal draws per row for a posterior with this many components.
 
         Raises:
-            ValueError: where the objective is not defined for this many.
+            ValueError: if the objective is not defined for this many.
         """
 
     def reads(self) -> tuple[str, ...]:
@@ -92,5 +92,5 @@ def log_prior(z: Float[Tensor, "*S D"]) -> Float[Tensor, "*S"]:
 
 
 def warmed_up(value: float, epochs: int, epoch: int) -> float:
-    """A weight in this epoch: it rises linearly over the first epochs, and is not 0 in any."""
+    """A weight in this epoch: it rises linearly over the first epochs and is never 0."""
     return value * min(1.0, (epoch + 1) / (epochs + 1))

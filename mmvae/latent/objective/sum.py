@@ -1,4 +1,4 @@
-"""Several objectives at once."""
+"""The sum of several objectives, e.g. a bound and a contrastive loss."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from mmvae.latent.objective.evidence import Bound, Evidence, Objective
 
 @dataclass(frozen=True)
 class Sum(Objective):
-    """A bound and what is added to it: losses and parts are summed, log-likelihood and KL are the first term's.
+    """A bound plus further terms: losses are summed and parts merged; log-likelihood and KL are those of the first term.
 
     Args:
         terms: Objectives, the bound first.

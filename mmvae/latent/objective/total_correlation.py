@@ -11,11 +11,11 @@ from mmvae.latent.objective.evidence import Bound, Objective, warmed_up
 class TotalCorrelation(Objective):
     r"""The MVTCAE bound (Hwang et al. 2021, NeurIPS, "Multi-view representation learning via total correlation objective").
 
-    (n − α)/n · E_q[Σ_m w_m log p(x_m | z)] − β ((1 − α) KL(q ‖ p) + α/n Σ_m KL(q ‖ q_m)), n the number of visible roles and
-    q_m their experts. Published with a product of experts without prior. With α = 0 it is the ELBO.
+    (n − α)/n · E_q[Σ_m w_m log p(x_m | z)] − β ((1 − α) KL(q ‖ p) + α/n Σ_m KL(q ‖ q_m)), where n is the number of visible
+    roles and q_m are their experts. It was published for a product of experts without prior. With α = 0 it is the ELBO.
 
     Args:
-        alpha: Share of the conditional terms, 0 to 1.
+        alpha: Weight of the conditional terms, 0 to 1.
         beta: Weight of the KL terms after warm-up.
         warmup_epochs: Number of epochs over which β rises linearly to its value.
     """
