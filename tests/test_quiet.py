@@ -1,6 +1,7 @@
 """A run's output is ours or Lightning's progress, and nothing else."""
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def said(phantom, tmp_path_factory):
     (folder / "run" / "already").touch()
     command = [sys.executable, "-c", RUN, "fit", "-c", str(folder / "fit.yaml"), "--trainer.max_epochs=1"]
     command += ["--trainer.default_root_dir", str(folder / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "WANDB_MODE": "offline"}  # of which transformers would speak
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 

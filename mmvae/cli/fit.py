@@ -88,7 +88,6 @@ class _CLI(LightningCLI):
     def before_fit(self) -> None:
         """Patients' data go to no service unless asked."""
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
-            os.environ.setdefault("WANDB_MODE", "offline")
             if (
                 self.datamodule.cohort.card.source != "phantom"
                 and os.environ.get("MMVAE_WANDB_ON_PATIENTS") != "1"
@@ -97,6 +96,7 @@ class _CLI(LightningCLI):
                     "a W&B logger is set and the cohort holds real patients; set MMVAE_WANDB_ON_PATIENTS=1 if you mean it, or use "
                     "CSVLogger"
                 )
+            os.environ.setdefault("WANDB_MODE", "offline")
         if self.trainer.is_global_zero:
             print(f"run folder: {self.trainer.default_root_dir}")
 

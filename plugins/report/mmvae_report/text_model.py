@@ -1,7 +1,9 @@
 """The frozen text model: read from a folder or the local cache, never from the network, and never code from either."""
 
+import io
 import json
 import os
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -39,8 +41,9 @@ def load(name: str):
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+    with redirect_stdout(io.StringIO()):  # transformers prints what it makes of WANDB_MODE
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
     folder = _folder_of(name)
     refuse_code(folder)
