@@ -13,22 +13,24 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from mmvae.batch import Batch, Observation
-from mmvae.case import Card, Case
+from mmvae.case import Case
 from mmvae.cohort import Cohort
 from mmvae.discovery import kind_of, origin_of
 from mmvae.errors import InputError
 from mmvae.latent.fusion import Fusion, PoE
-from mmvae.latent.gaussian import Gaussian, Posterior, masked_sum
+from mmvae.latent.gaussian import Gaussian, Posterior
 from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
 from mmvae.latent.space import Distance, Readout, RetrievalSpace, readouts
-from mmvae.modality import Modality, TrainingViews
+from mmvae.modality import Modality
 from mmvae.model.bound import BatchBound, refuse_non_finite
 from mmvae.model.checkpoint import config_differences, digest_of, read_checkpoint
+from mmvae.model.encoding import encode as encode_batch
+from mmvae.model.fitting import fit_recipe
 from mmvae.model.logging import parts_of, table_of_roles
+from mmvae.model.scoring import score
 from mmvae.model.settings import check_draws, check_objective, check_roles
 from mmvae.model.visibility import Visibility, VisibilityDraw
 from mmvae.plain import from_plain, to_plain
-from mmvae.views import view_of
 
 BALANCED = 300.0  # weight × values of a complete observation, for a role without a weight of its own
 
@@ -140,26 +142,10 @@ class MMVAE(LightningModule):
         Raises:
             InputError: if a role is present only because of answers and is not listed in `answer_roles`.
         """
-        card: Card = cohort.card
         for role, recipe in self.modalities.items():
-            kind, answer = kind_of(recipe, role), role in self.answer_roles
-            if not answer and kind in card.answers.kinds:
-                raise InputError(
-                    f"role {role!r} sees only assets of kind {kind!r}, which card.json lists as answers; add it to "
-                    "model.answer_roles, or take the kind out of the MAP's answers"
-                )
-            views = [view_of(case, cohort.root, kind, recipe, card.answers, answer) for case in training]
-            views = [view for view in views if recipe.present(view)]
-            if not views and not answer:
-                views_with_answers = [
-                    view_of(case, cohort.root, kind, recipe, card.answers, True) for case in training
-                ]
-                if any(recipe.present(view) for view in views_with_answers):
-                    raise InputError(
-                        f"role {role!r} is present only because of answers (card.json lists {card.answers}); add it to model.answer_roles"
-                    )
-            self.modalities[role] = recipe.fitted(TrainingViews(card, views))
-            self.supervision[role] = recipe.teaches(kind) if answer else "none"
+            answer_role = role in self.answer_roles
+            self.modalities[role] = fit_recipe(recipe, role, answer_role, cohort, training)
+            self.supervision[role] = recipe.teaches(kind_of(recipe, role)) if answer_role else "none"
         self.build()
 
     def build(self) -> None:
@@ -184,28 +170,8 @@ class MMVAE(LightningModule):
 
         The second value is 0 with a gradient path to every encoder, so that DDP needs no special strategy.
         """
-        encode = batch.present if encode is None else encode & batch.present
-        means, logvars, tie = [], [], torch.zeros((), device=batch.present.device)
-        for m, role in enumerate(self.roles):
-            rows = encode[:, m].nonzero()[:, 0]
-            observation = batch.observations[role].clean()
-            mean = batch.present.new_zeros((len(batch.present), self.latent_dim), dtype=torch.float32)
-            logvar = torch.zeros_like(mean)
-            if len(rows) == len(mean):
-                expert = self.encoders[role](observation.value, observation.mask)
-                mean, logvar = expert.mean.float(), expert.logvar.float()
-            elif len(rows):
-                subset = observation.rows(rows)
-                expert = self.encoders[role](subset.value, subset.mask)
-                mean = mean.index_copy(0, rows, expert.mean.float())
-                logvar = logvar.index_copy(0, rows, expert.logvar.float())
-            elif self.training:
-                blank = _stack(self.modalities[role].blank(), mean.device)
-                expert = self.encoders[role](blank.value, blank.mask)
-                tie = tie + 0.0 * (expert.mean.sum() + expert.logvar.sum())
-            means.append(mean)
-            logvars.append(logvar)
-        return Gaussian(torch.stack(means, 1), torch.stack(logvars, 1)), tie.float()
+        selected = batch.present if encode is None else encode & batch.present
+        return encode_batch(batch, selected, self.modalities, self.encoders, self.latent_dim)
 
     def log_likelihoods(
         self, batch: Batch, z: Float[Tensor, "S N D"], share: Float[Tensor, "N M"] | None = None
@@ -214,34 +180,9 @@ class MMVAE(LightningModule):
 
         With several z per case, N = B × subsets. Each value is multiplied by its share; a share of 0 is not decoded.
         """
-        samples, subsets = len(z), z.shape[1] // len(batch.present)
-        share = torch.ones_like(batch.present, dtype=z.dtype) if share is None else share
-        share = share * batch.present.repeat_interleave(subsets, 0)
-        columns = []
-        for m, role in enumerate(self.roles):
-            rows = share[:, m].nonzero()[:, 0]
-            column = torch.zeros(samples, len(share), device=z.device)
-            if not len(rows):
-                # One decoding with a zero gradient: a parameter without one would stall DDP.
-                tie = self._log_prob(role, _stack(self.modalities[role].blank(), z.device), z[0, :1])
-                columns.append(column + 0.0 * tie.sum())
-                continue
-            observation, whole = batch.observations[role], len(rows) == len(share)
-            if not (whole and subsets == samples == 1):
-                observation = observation.rows((rows // subsets).repeat(samples))
-            at = (z if whole else z[:, rows]).flatten(0, 1)
-            score = (
-                self._log_prob(role, observation.clean(), at).unflatten(0, (samples, len(rows)))
-                * share[rows, m]
-            )
-            columns.append(score if whole else column.index_copy(1, rows, score))
-        return torch.stack(columns, -1)
-
-    def _log_prob(self, role: str, observation: Observation, z: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
-        # float32 outside any autocast: a sum over 10⁵ voxels in bfloat16 keeps two digits.
-        distribution = self.decoders[role](z)
-        with torch.autocast(z.device.type, enabled=False):
-            return masked_sum(distribution.log_prob(observation.value).float(), observation.mask)
+        if share is None:
+            share = torch.ones(z.shape[1], len(self.roles), dtype=z.dtype, device=z.device)
+        return score(batch, z, share, self.modalities, self.decoders)
 
     def posterior(self, experts: Gaussian, present: Bool[Tensor, "B M"]) -> Posterior:
         """The joint posterior of these experts, with a gradient to learned powers."""
@@ -452,8 +393,3 @@ def _flat(observation: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, 
     event = (1,) * (observation.value.dim() - observation.mask.dim())
     mask = observation.mask.reshape(*observation.mask.shape, *event).expand(observation.value.shape)
     return observation.value.flatten(1).float(), mask.flatten(1)
-
-
-def _stack(observation: Observation, device: torch.device) -> Observation:
-    """A batch of this one observation."""
-    return Observation(observation.value[None].to(device), observation.mask[None].to(device))
