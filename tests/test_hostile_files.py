@@ -131,6 +131,30 @@ def test_a_checkpoint_runs_nothing_that_it_names(kind, place, release_0_1, marke
     assert not (release_0_1 / "e").exists() and not (release_0_1 / "v").exists()
 
 
+@pytest.mark.parametrize("value", [3, "x", [1], {"a": 1}, None])
+@pytest.mark.parametrize(
+    "place", ["mmvae", "state_dict", "readout", "data", "modalities", "latent_dim", "groups", "subsets"]
+)
+def test_a_value_of_another_kind_in_a_checkpoint_is_a_clear_refusal(
+    place, value, release_0_1, marker, capsys
+):
+    path = release_0_1 / "model.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    if place in ("readout", "data") and value is None:
+        pytest.skip("there need be none")
+    if place in checkpoint:
+        checkpoint[place] = value
+    elif place in checkpoint["mmvae"]:
+        checkpoint["mmvae"][place] = value
+    else:
+        checkpoint["mmvae"]["config"][place] = value
+    torch.save(checkpoint, path)
+    if (place, value) in (("subsets", 3), ("data", {"a": 1})):
+        pytest.skip("this is what the field may hold")
+    line = refused(marker, capsys, "embed", "--checkpoint", path, "--cohort", release_0_1 / "cohort", "--out", release_0_1 / "e")  # fmt: skip
+    assert len(line) < 500
+
+
 class _Touch:
     def __init__(self, path):
         self.path = path

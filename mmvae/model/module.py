@@ -418,7 +418,21 @@ class MMVAE(LightningModule):
         Raises:
             InputError: naming what is wrong with the file.
         """
-        checkpoint = read_checkpoint(Path(checkpoint_path), map_location)
+        path = Path(checkpoint_path)
+        checkpoint = read_checkpoint(path, map_location)
+        try:
+            return cls._built_from(checkpoint)
+        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            # What the file holds under its keys may be anything.
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path.name} is damaged, or a checkpoint of another version of mmvae or a plugin ({type(error).__name__}: {reason})"
+            ) from error
+
+    @classmethod
+    def _built_from(cls, checkpoint: dict) -> "MMVAE":
         kept = checkpoint["mmvae"]
         config = dict(kept["config"])
         config["modalities"] = {
@@ -440,10 +454,16 @@ class MMVAE(LightningModule):
 
 def _readout_and_distance(kept: Mapping[str, Any]) -> tuple[Readout | None, Distance]:
     """Those of a checkpoint's entry; release 0.1 kept them by themselves."""
-    if "space" in kept:
-        space = from_plain(kept["space"], RetrievalSpace)
-        return space.readout, space.distance
-    return kept["readout"] and Readout(*kept["readout"]), kept["distance"]
+    plain = kept.get("space")
+    if plain is None:
+        readout = kept["readout"]
+        if readout is not None:
+            arguments = dict(zip(("matrix", "offset", "exponent"), readout))
+            readout = {"class_path": f"{Readout.__module__}.Readout", "init_args": arguments}
+        arguments = {"readout": readout, "distance": kept["distance"]}
+        plain = {"class_path": f"{RetrievalSpace.__module__}.RetrievalSpace", "init_args": arguments}
+    space = from_plain(plain, RetrievalSpace)
+    return space.readout, space.distance
 
 
 def _flat(observation: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B V"]]:
