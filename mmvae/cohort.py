@@ -15,7 +15,16 @@ from mmvae.splits import Splits
 
 @dataclass(frozen=True)
 class Cohort:
-    """A cohort folder in memory: card, cases in the order of `cases.jsonl`, and splits (None if there are none)."""
+    """A cohort folder in memory: card, cases in the order of `cases.jsonl`, and splits (None if there are none).
+
+    >>> import tempfile
+    >>> case = Case("c1", "p1", record={"age_years": 57})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_cohort(Path(folder), Card("one woman", "table"), [case], None)
+    ...     cohort = Cohort.load(folder)
+    >>> cohort.card.name, cohort.case("c1").record["age_years"]
+    ('one woman', 57)
+    """
 
     root: Path
     card: Card
@@ -101,7 +110,14 @@ def plain_card(card: Card) -> dict[str, Any]:
 
 
 def write_cohort(root: Path, card: Card, cases: Sequence[Case], splits: Splits | None) -> None:
-    """Writes card, cases and splits into a folder that already holds `cases/`."""
+    """Writes card, cases and splits into a folder that already holds `cases/`.
+
+    Args:
+        root: The cohort's folder.
+        card: What the cohort is.
+        cases: One line of `cases.jsonl` each, in this order.
+        splits: None writes no `splits.json`.
+    """
     (root / "cases.jsonl").write_text(cases_jsonl(cases))
     text = json.dumps(plain_card(card), allow_nan=False, indent=1, ensure_ascii=False)
     (root / "card.json").write_text(text + "\n")

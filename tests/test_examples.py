@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import mmvae
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = [ROOT / "mmvae", *sorted(p for p in (ROOT / "plugins").glob("*/mmvae_*") if p.is_dir())]
 MODULES = [
@@ -61,9 +63,10 @@ def with_example(packages: list[Path]) -> set[str]:
     return found
 
 
-def test_twenty_public_names_have_an_example(tmp_path):
+def test_twenty_public_names_have_an_example_those_of_import_mmvae_among_them(tmp_path):
     found = with_example(PACKAGES)
     assert len(found) >= 20, sorted(found)
+    assert set(mmvae.__all__) <= {name.rpartition(".")[2] for name in found}
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.py").write_text(
         '""">>> 1"""\nclass C:\n    def f(self):\n        """>>> 1"""\n\ndef _g():\n    """>>> 1"""\n'

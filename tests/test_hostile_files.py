@@ -14,6 +14,8 @@ import torch
 
 from mmvae.cli import main
 from mmvae.errors import InputError
+from mmvae.ingest.table.fields import filled, is_template
+from mmvae.ingest.table.map import read_map
 from mmvae.model import MMVAE
 from mmvae.retrieval.embedding import Embedding
 from mmvae.retrieval.index import Index
@@ -127,6 +129,30 @@ def test_a_checkpoint_runs_nothing_that_it_names(kind, place, release_0_1, marke
     refused(marker, capsys, "evaluate", "--checkpoint", path, "--cohort", cohort, "--out", release_0_1 / "v")
     refused(marker, capsys, "show", Index.open(release_0_1 / "index").snapshot().facts[0].case_id, "--cohort", cohort, "--checkpoint", path)  # fmt: skip
     assert not (release_0_1 / "e").exists() and not (release_0_1 / "v").exists()
+
+
+@pytest.mark.parametrize("value", [3, "x", [1], {"a": 1}, None])
+@pytest.mark.parametrize(
+    "place", ["mmvae", "state_dict", "readout", "data", "modalities", "latent_dim", "groups", "subsets"]
+)
+def test_a_value_of_another_kind_in_a_checkpoint_is_a_clear_refusal(
+    place, value, release_0_1, marker, capsys
+):
+    path = release_0_1 / "model.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    if place in ("readout", "data") and value is None:
+        pytest.skip("there need be none")
+    if place in checkpoint:
+        checkpoint[place] = value
+    elif place in checkpoint["mmvae"]:
+        checkpoint["mmvae"][place] = value
+    else:
+        checkpoint["mmvae"]["config"][place] = value
+    torch.save(checkpoint, path)
+    if (place, value) in (("subsets", 3), ("data", {"a": 1})):
+        pytest.skip("this is what the field may hold")
+    line = refused(marker, capsys, "embed", "--checkpoint", path, "--cohort", release_0_1 / "cohort", "--out", release_0_1 / "e")  # fmt: skip
+    assert len(line) < 500
 
 
 class _Touch:
@@ -328,3 +354,43 @@ def test_a_template_of_a_map_reaches_no_attribute(tmp_path, marker, capsys):
     )
     assert "no column" in refused(marker, capsys, "scan", source, "--out", tmp_path / "c", "--map", source / "map.yaml",
                                   "--records", source / "records.csv")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value", [3, "{x", "{}", "{Patient!r}", "{Patient:>9}", {"a": 1}, ["a", 1], [[1]], [{}], True]
+)
+@pytest.mark.parametrize("field", ["key", "case", "patient", "assets", "record", "labels", "label_source", "terms", "lesion",
+                                   "reference", "relevance", "answers", "name", "file", "kind", "facts"])  # fmt: skip
+def test_a_field_of_a_map_that_holds_what_it_may_not_is_a_refusal_by_name(field, value, tmp_path):
+    import yaml
+
+    words = ("key", "name", "kind")  # any text is one; where there is no such column the table says so
+    if (isinstance(value, str) and field in words) or (field, value) == ("facts", {"a": 1}):
+        pytest.skip("this is what the field may hold")
+    good = {"key": "Patient", "record": {"age": "age"}}
+    asset = {"kind": "t2", "file": "{Patient}.nii.gz"}
+    inner = field in ("file", "kind", "facts")
+    content = (
+        {**good, "assets": [{**asset, field: value}]} if inner else {**good, "assets": [asset], field: value}
+    )
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=rf"map.yaml: (assets\[0\]\.)?{field}\b") as refused:
+        read_map(tmp_path / "map.yaml")
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[" * 5000, b"key: Patient\n3: 4", b"key: Patient\nlabels: &a [*a]"]
+)
+def test_a_map_that_is_no_map_is_a_clear_refusal(content, tmp_path):
+    (tmp_path / "map.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=r"^map.yaml: "):
+        read_map(tmp_path / "map.yaml")
+
+
+def test_a_template_is_filled_and_never_formatted():
+    """A width in a template of a stranger's would fill the memory; an attribute would be read."""
+    assert len("{x:>1000}".format(x="a")) == 1000  # what formatting does
+    assert not any(map(is_template, ("{x:>1000}", "{x!r}", "{}", "{x", "{x:{y}}")))
+    assert is_template("{x}/{a column with spaces}.nii.gz")
+    assert filled("{a.b}{{", {"a.b": "c"}) == "c{"

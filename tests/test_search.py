@@ -177,17 +177,20 @@ def test_a_thousand_searches_beside_a_writer_never_give_a_case_another_s_distanc
     row_of = {case_id: n for n, case_id in enumerate(experts.case_ids)}
     using, space = ["t2", "contrast", "clinical"], embedding.provenance.space
     points = [point_by_loops(experts, n, using, space.readout) for n in range(40)]
-    moments = set()
+    moments, count_of_distances = set(), 0
     try:
         for attempt in range(1000):
             archive = index.snapshot()
             moments.add(archive.moment)
             asked = archive.facts[attempt % 10].case_id
             query = query_from_archive(archive, asked)
-            has = experts.having(using)[row_of[asked]]
-            if not has.all():
-                continue  # a query of fewer roles has other distances
-            for neighbour in search(archive, query, k=40, using=using).neighbours:
+            assert experts.having(using)[row_of[asked]].sum() == len(
+                using
+            )  # fewer would give other distances
+            neighbours = search(archive, query, k=40, using=using).neighbours
+            assert len(neighbours) > 20
+            for neighbour in neighbours:
+                count_of_distances += 1
                 own = distance_by_loops(
                     points[row_of[asked]], points[row_of[neighbour.case_id]], space.distance
                 )
@@ -197,4 +200,5 @@ def test_a_thousand_searches_beside_a_writer_never_give_a_case_another_s_distanc
         stop.set()
         writer.join(30)
     assert writer.exitcode == 0
+    assert count_of_distances > 20_000
     assert len(moments) > 20, "the index hardly changed while it was searched: the test would prove nothing"

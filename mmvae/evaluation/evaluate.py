@@ -31,6 +31,19 @@ def evaluate(
 
     Raises:
         InputError: if there are no splits or no relevance, or a model was trained on other splits.
+
+    >>> from mmvae.case import Card, Case
+    >>> from mmvae.splits import draw_splits
+    >>> from mmvae_clinical import Clinical
+    >>> card = Card("ages", "table", targets=("group",), relevance=(Relevance(1, ("group",)),))
+    >>> group = lambda age: {"group": "old" if age > 40 else "young"}
+    >>> cases = tuple(Case(f"c{n}", f"p{n}", record={"age_years": 20.0 + n}, labels=group(20 + n)) for n in range(40))
+    >>> cohort = Cohort(Path(), card, cases, draw_splits([case.patient for case in cases]))
+    >>> model = MMVAE({"clinical": Clinical()}, latent_dim=2)
+    >>> model.fit_recipes(cohort, cohort.split("train"))  # not trained
+    >>> table = evaluate([model], cohort)
+    >>> table.metrics()["full"]["mAP"].n, len(cohort.split("test"))
+    (10, 10)
     """
     if cohort.splits is None:
         raise InputError("the cohort has no splits.json; evaluation needs test cases")

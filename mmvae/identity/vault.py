@@ -15,7 +15,14 @@ from mmvae.errors import InputError
 
 
 def pseudonym(key: bytes, room: str, prefix: str, identifier: str) -> str:
-    """The keyed pseudonym of an identifier: always the same for one key, and meaningless without it."""
+    """The keyed pseudonym of an identifier: always the same for one key, and meaningless without it.
+
+    Args:
+        key: The vault's.
+        room: What is named (patients, cases, files, series); the same identifier has another pseudonym in each.
+        prefix: First letter of the pseudonym.
+        identifier: The real one.
+    """
     return prefix + hmac.new(key, f"{room}:{identifier}".encode(), hashlib.sha256).hexdigest()[:16]
 
 

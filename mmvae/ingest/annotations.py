@@ -61,7 +61,14 @@ class Annotations:
 def read_annotations(
     records: Path | None, reports: Path | None, lesions: Path | None, map_path: Path | None, override: Path | None
 ) -> Annotations:  # fmt: skip
-    """What the files named hold; each may be None.
+    """The annotations that these files hold; each may be None.
+
+    Args:
+        records: Table of records.
+        reports: Folder of reports, or one report.
+        lesions: Table of lesion points.
+        map_path: MAP of the records' columns; without it the first column is the key and every other one a field.
+        override: Table of kinds.
 
     Raises:
         InputError: naming the argument, the line and the column that does not fit.

@@ -126,6 +126,13 @@ class MoPoE(Fusion):
     """Equal mixture of the products of every non-empty subset of the present experts (Sutter et al. 2021, arXiv:2105.02470, eq. 5).
 
     It always has all K = 2^M − 1 components for M modalities.
+
+    >>> experts = Gaussian(torch.tensor([[[2.0], [5.0], [9.0]]]), torch.zeros(1, 3, 1))
+    >>> posterior = MoPoE()(experts, torch.tensor([[True, True, False]]))
+    >>> posterior.weight.shape, (posterior.weight > 0).sum().item()
+    (torch.Size([1, 7]), 3)
+    >>> round(posterior.mean.item(), 4)  # of the means 2, 5 and, of their product, 3.5
+    3.5
     """
 
     def exponents(self, experts, present, power):

@@ -360,7 +360,21 @@ class MMVAE(LightningModule):
         Raises:
             InputError: naming what is wrong with the file.
         """
-        checkpoint = read_checkpoint(Path(checkpoint_path), map_location)
+        path = Path(checkpoint_path)
+        checkpoint = read_checkpoint(path, map_location)
+        try:
+            return cls._built_from(checkpoint)
+        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            # What the file holds under its keys may be anything.
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path.name} is damaged, or a checkpoint of another version of mmvae or a plugin ({type(error).__name__}: {reason})"
+            ) from error
+
+    @classmethod
+    def _built_from(cls, checkpoint: dict) -> "MMVAE":
         stored = checkpoint["mmvae"]
         config = dict(stored["config"])
         config["modalities"] = {
@@ -382,10 +396,16 @@ class MMVAE(LightningModule):
 
 def _readout_and_distance(stored: Mapping[str, Any]) -> tuple[Readout | None, Distance]:
     """Readout and distance from a checkpoint's entry; release 0.1 stored them as entries of their own."""
-    if "space" in stored:
-        space = from_plain(stored["space"], RetrievalSpace)
-        return space.readout, space.distance
-    return stored["readout"] and Readout(*stored["readout"]), stored["distance"]
+    plain = stored.get("space")
+    if plain is None:
+        readout = stored["readout"]
+        if readout is not None:
+            arguments = dict(zip(("matrix", "offset", "exponent"), readout))
+            readout = {"class_path": f"{Readout.__module__}.Readout", "init_args": arguments}
+        arguments = {"readout": readout, "distance": stored["distance"]}
+        plain = {"class_path": f"{RetrievalSpace.__module__}.RetrievalSpace", "init_args": arguments}
+    space = from_plain(plain, RetrievalSpace)
+    return space.readout, space.distance
 
 
 def _flat(observation: Observation) -> tuple[Float[Tensor, "B V"], Bool[Tensor, "B V"]]:

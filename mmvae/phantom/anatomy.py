@@ -29,7 +29,14 @@ class Anatomy:
 
 
 def smooth_noise(rng, shape, cells, amplitude):
-    """A random field of so many cells along each axis, linearly interpolated; standard deviation `amplitude`."""
+    """A random field, linearly interpolated between cells.
+
+    Args:
+        rng: Draws the values at the corners of the cells.
+        shape: Voxels along each axis.
+        cells: Cells along each axis.
+        amplitude: Standard deviation at the corners.
+    """
     field = rng.standard_normal(tuple(c + 1 for c in cells)).astype(np.float32) * amplitude
     for axis, n in enumerate(shape):
         at = np.linspace(0, field.shape[axis] - 1, n, dtype=np.float32)
@@ -42,7 +49,15 @@ def smooth_noise(rng, shape, cells, amplitude):
 def build(
     patient: Patient, matrix: int = 128, slices: int = 32, fov_mm: float = 256.0, depth_mm: float = 112.0
 ) -> Anatomy:
-    """The patient's pelvis on a grid of `slices` × `matrix` × `matrix`; the same patient gives the same anatomy on any grid."""
+    """The patient's pelvis on a grid; the same patient gives the same anatomy on any grid.
+
+    Args:
+        patient: Whose pelvis it is.
+        matrix: Voxels along each side of a slice.
+        slices: Number of slices.
+        fov_mm: Side of a slice.
+        depth_mm: Height of all slices together.
+    """
     rng = np.random.default_rng([patient.rng_seed % 2**32, 1])
     shape, step = (slices, matrix, matrix), (depth_mm / slices, fov_mm / matrix, fov_mm / matrix)
     axes = [((np.arange(n) - (n - 1) / 2) * s).astype(np.float32) for n, s in zip(shape, step)]

@@ -61,7 +61,14 @@ def words_about(patient: Patient, side: str) -> tuple[tuple[str, ...], str | Non
 
 
 def in_processes(write: Callable, patients: Sequence[Patient], jobs: int, progress: Callable) -> list:
-    """`write(patient)` of each, in their order, by so many processes."""
+    """`write(patient)` of each patient, in their order.
+
+    Args:
+        write: A function that a new process can import.
+        patients: Its arguments.
+        jobs: Number of processes; 1 runs in this one.
+        progress: Wraps the iterator of results.
+    """
     if jobs == 1:
         return list(progress(map(write, patients), len(patients)))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -69,7 +76,15 @@ def in_processes(write: Callable, patients: Sequence[Patient], jobs: int, progre
 
 
 def write_case(patient: Patient, seed: int, root: Path, protocol: str, scanner: str | None = None) -> Case:
-    """One patient's folder and its line; on the scanner she was drawn for unless one is named."""
+    """Writes one patient's folder in a cohort, and returns the case.
+
+    Args:
+        patient: Whose case it is.
+        seed: Of the population.
+        root: The cohort's folder.
+        protocol: `quick` or `full` examination.
+        scanner: None is the one that she was drawn for.
+    """
     case_id = pseudonym("c", seed, patient.number)
     folder = root / "cases" / case_id
     folder.mkdir(parents=True)

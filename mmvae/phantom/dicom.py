@@ -251,7 +251,14 @@ def _save(encoded: bytes, meta: FileMetaDataset, path: Path) -> None:
 
 
 def write_study(patient: Patient, seed: int, root: Path, protocol: str) -> Mapping:
-    """One patient's study folder and report; the row of the tables."""
+    """Writes one patient's study folder and report, and returns her row of the tables.
+
+    Args:
+        patient: Whose study it is.
+        seed: Of the population.
+        root: Folder that holds `studies/` and `reports/`.
+        protocol: `quick` or `full` examination.
+    """
     exam = examine(patient, protocol)
     name = pseudonym("p", seed, patient.number)
     study = _Study(patient, seed, exam, root / "studies" / name)

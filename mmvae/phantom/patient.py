@@ -164,6 +164,12 @@ def curve_type(
     """What a reader calls the enhancement of a tissue beside the myometrium, from curves with noise (PHANTOM.md, O-RADS rules).
 
     High: steeper than myometrium. Low: slow rise without shoulder. Intermediate: what is left.
+
+    Args:
+        tissue: Its Ktrans (per minute), ve and vp.
+        myometrium: The same of the myometrium.
+        noise: Standard deviation of the curves' noise, as a share of the myometrium's peak.
+        rng: Draws the noise.
     """
     both = [extended_tofts(t["Ktrans"], t["ve"], t["vp"], CURVE_TIMES_S) for t in (tissue, myometrium)]
     peak = both[1].max()  # pyright: ignore[reportAttributeAccessIssue]

@@ -8,14 +8,31 @@ RELAXIVITY = {1.5: 4.78, 3.0: 4.97}  # gadobutrol r1 in L/mmol/s (PHANTOM.md)
 
 
 def spin_echo(rho: Array, t1_ms: Array, t2_ms: Array, tr_ms: float, te_ms: float) -> Array:
-    """ρ (1 − e^{−TR/T1}) e^{−TE/T2}, arbitrary units."""
+    """Spin-echo signal in arbitrary units: ρ (1 − e^{−TR/T1}) e^{−TE/T2}.
+
+    Args:
+        rho: Proton density ρ.
+        t1_ms: T1.
+        t2_ms: T2.
+        tr_ms: Repetition time TR.
+        te_ms: Echo time TE.
+    """
     return rho * (1 - np.exp(-tr_ms / t1_ms)) * np.exp(-te_ms / t2_ms)
 
 
 def spoiled_gradient_echo(
     rho: Array, t1_ms: Array, t2s_ms: Array, tr_ms: float, te_ms: float, flip_deg: float
 ) -> Array:
-    """ρ sin α (1 − E1) / (1 − cos α E1) · e^{−TE/T2*}, E1 = e^{−TR/T1} (Ernst & Anderson 1966)."""
+    """Spoiled gradient-echo signal: ρ sin α (1 − E1) / (1 − cos α E1) · e^{−TE/T2*}, E1 = e^{−TR/T1} (Ernst & Anderson 1966).
+
+    Args:
+        rho: Proton density ρ.
+        t1_ms: T1.
+        t2s_ms: T2*.
+        tr_ms: Repetition time TR.
+        te_ms: Echo time TE.
+        flip_deg: Flip angle α.
+    """
     e1, alpha = np.exp(-tr_ms / t1_ms), np.radians(flip_deg)
     return rho * np.sin(alpha) * (1 - e1) / (1 - np.cos(alpha) * e1) * np.exp(-te_ms / t2s_ms)
 
@@ -40,6 +57,12 @@ def extended_tofts(ktrans: Array, ve: Array, vp: Array, times_s: Array) -> Array
     """Tissue concentration (…, T) in mmol/L at times after the bolus arrives (Tofts 1999, eq. 8).
 
     C(t) = vp Cp(t) + Ktrans ∫ Cp(τ) e^{−Ktrans (t − τ)/ve} dτ, Ktrans per minute, on a one-second grid.
+
+    Args:
+        ktrans: Transfer constant per minute.
+        ve: Volume fraction of the extravascular extracellular space.
+        vp: Volume fraction of plasma.
+        times_s: T times after the bolus arrives, shared by all.
     """
     grid = np.arange(0, max(float(np.max(times_s)), 1.0) + 1.0, 1.0) / 60
     plasma = parker_plasma(grid)

@@ -51,7 +51,22 @@ def file_system_of(path: Path, mounts: str | None = None) -> str:
 
 
 class Index:
-    """An index folder: `index.sqlite` and `model.ckpt`. Every method opens a connection of its own."""
+    """An index folder: `index.sqlite` and `model.ckpt`. Every method opens a connection of its own.
+
+    >>> from mmvae.latent.space import RetrievalSpace
+    >>> import tempfile
+    >>> mean = np.array([[[1.0, 0.0]], [[0.0, 1.0]]], np.float32)  # of two cases, one role, two dimensions
+    >>> experts = Experts(("t2",), (), ("c1", "c2"), mean, np.zeros_like(mean), np.ones((2, 1), bool))
+    >>> provenance = Provenance("0" * 64, RetrievalSpace(), ("t2",), ())
+    >>> points = experts.points(provenance.space, experts.present)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (Path(folder) / "model.ckpt").touch()
+    ...     embedding = Embedding(Path(folder), provenance, experts, points, (Facts("c1", "p1"), Facts("c2", "p2")))
+    ...     index = Index.build(embedding, Path(folder) / "archive")
+    ...     archive = index.snapshot()
+    ...     print(index.remove(["c2"]), index.count(), len(archive))  # what was read before stays as it was
+    1 1 2
+    """
 
     def __init__(self, root: Path):
         self.root = root

@@ -67,6 +67,21 @@ def search(
     Raises:
         EmptyQuery: if the query has none of the requested roles.
         InputError: for an unknown role, k < 1, or a filter that no case passes.
+
+    >>> from pathlib import Path
+    >>> from mmvae.latent.space import RetrievalSpace
+    >>> from mmvae.retrieval.experts import Experts
+    >>> from mmvae.retrieval.facts import Facts
+    >>> from mmvae.retrieval.provenance import Provenance
+    >>> from mmvae.retrieval.query import query_from_archive
+    >>> mean = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.1]]], np.float32)  # of three cases, one role, two dimensions
+    >>> experts = Experts(("t2",), (), ("c1", "c2", "c3"), mean, np.zeros_like(mean), np.ones((3, 1), bool))
+    >>> provenance = Provenance("0" * 64, RetrievalSpace(), ("t2",), ())
+    >>> points = experts.points(provenance.space, experts.present)
+    >>> facts = (Facts("c1", "p1"), Facts("c2", "p2"), Facts("c3", "p3"))
+    >>> archive = Archive(Path(), "example", 0, provenance, np.arange(1, 4), facts, experts, points)
+    >>> [neighbour.case_id for neighbour in search(archive, query_from_archive(archive, "c1"), k=2).neighbours]
+    ['c3', 'c2']
     """
     if k < 1:
         raise InputError(f"k is {k}; expected at least 1", "k")

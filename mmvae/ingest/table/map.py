@@ -2,7 +2,6 @@
 
 import csv
 import math
-import string
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,9 @@ import yaml
 from mmvae.case import LABEL_SOURCES, Relevance
 from mmvae.cohort import read_relevance
 from mmvae.errors import InputError
+from mmvae.ingest.table.fields import ASSET_CHECKS, CHECKS, columns_of, misfit, short
 
 _MISSING = {"", "na", "n/a", "nan", "#div/0!", "inf", "-inf", "+inf", "infinity", "-infinity", "null", "none"}
-_FIELDS = (
-    "key", "case", "patient", "assets", "record", "labels", "label_source", "terms", "lesion", "reference", "relevance", "answers",
-    "name",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Map:
     def columns(self) -> set[str]:
         """Every column that the MAP names."""
         templates = [self.case, self.patient, *(rule.file for rule in self.assets)]
-        named = {name for t in templates for _, name, _, _ in string.Formatter().parse(t) if name}
+        named = {name for template in templates for name in columns_of(template)}
         named |= {self.key, *self.labels.values(), *self.terms, *(self.lesion or {}).values()}
         return named | {entry["column"] for entry in (self.record or {}).values()}
 
@@ -78,18 +74,20 @@ def read_map(path: Path) -> Map:
     """
     try:
         plain = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise _refusal(path, f"not readable YAML ({type(error).__name__})") from error
     if not isinstance(plain, dict):
         raise _refusal(path, f"expected fields such as key, case, assets; found {type(plain).__name__}")
-    unknown = sorted(set(plain) - set(_FIELDS))
+    unknown = sorted(short(name) for name in plain if name not in CHECKS)
     if unknown:
-        raise _refusal(path, f"unknown field {unknown[0]!r}; expected some of {', '.join(_FIELDS)}")
+        raise _refusal(path, f"unknown field {unknown[0]}; expected some of {', '.join(CHECKS)}")
+    plain = {name: value for name, value in plain.items() if value is not None}
     if "key" not in plain:
         raise _refusal(path, "the field 'key' is missing")
+    reason = misfit(plain, CHECKS)
+    if reason is not None:
+        raise _refusal(path, reason)
     record = plain.get("record")
-    if not (record is None or record == "*" or isinstance(record, dict)):
-        raise _refusal(path, f'record is {record!r}, expected {{field: column}} or "*"')
     labels, label_source = plain.get("labels", {}), plain.get("label_source", {})
     _refuse_unknown_labels(path, labels, label_source, plain.get("relevance", ()))
     case = plain.get("case", "{" + plain["key"] + "}")
@@ -126,17 +124,20 @@ def _rule(path: Path, number: int, plain: Mapping[str, Any]) -> AssetRule:
     """One entry of `assets`."""
     place = f"assets[{number}]"
     for name in ("kind", "file"):
-        if not isinstance(plain.get(name), str):
-            raise _refusal(path, f"{place}.{name} is {plain.get(name)!r}, expected text")
+        if plain.get(name) is None:
+            raise _refusal(path, f"{place}.{name} is None, expected text")
+    reason = misfit(plain, ASSET_CHECKS, f"{place}.")
+    if reason is not None:
+        raise _refusal(path, reason)
     if plain.get("type") not in (None, "signal"):
         raise _refusal(
             path,
-            f"{place}.type is {plain['type']!r}; only `signal` is stated, other types follow from the file",
+            f"{place}.type is {short(plain['type'])}; only `signal` is stated, other types follow from the file",
         )
     signal = plain.get("type") == "signal"
     spacing = _spacing(path, f"{place}.spacing_mm", plain.get("spacing_mm"))
     return AssetRule(
-        plain["kind"], plain["file"], spacing, bool(plain.get("assumed")), plain.get("facts", {}), signal
+        plain["kind"], plain["file"], spacing, bool(plain.get("assumed")), plain.get("facts") or {}, signal
     )
 
 
@@ -145,7 +146,9 @@ def _spacing(path: Path, place: str, value: Any) -> tuple[float, float, float] |
         return None
     numbers = value if isinstance(value, list) else []
     if len(numbers) != 3 or not all(isinstance(s, int | float) and s > 0 for s in numbers):
-        raise _refusal(path, f"{place} is {value!r}, expected three positive numbers (column, row, slice)")
+        raise _refusal(
+            path, f"{place} is {short(value)}, expected three positive numbers (column, row, slice)"
+        )
     x, y, z = map(float, numbers)
     return x, y, z
 
@@ -160,7 +163,7 @@ def _refuse_unknown_labels(
                 path, f"label_source.{label} is {source!r}, expected one of {', '.join(LABEL_SOURCES)}"
             )
     for level in relevance:
-        for name in level.get("same", ["?"]):
+        for name in level["same"]:
             if name not in labels:
                 raise _refusal(
                     path, f"relevance names {name!r}, which is none of the labels {sorted(labels)}"

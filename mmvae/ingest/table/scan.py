@@ -20,6 +20,7 @@ from mmvae.ingest.point import centre_of, frame_of
 from mmvae.ingest.progress import Progress, no_progress
 from mmvae.ingest.skipped import SkippedFile, Unusable, count_by_code, write_skipped
 from mmvae.ingest.summary import ScanSummary
+from mmvae.ingest.table.fields import filled
 from mmvae.ingest.table.files import read_signal, read_volume
 from mmvae.ingest.table.map import AssetRule, Map, read_map, read_table, value_of
 from mmvae.ingest.table.rows import Row, card_of, record_columns, with_row
@@ -116,7 +117,7 @@ def _tasks(source: Path, root: Path, mapping: Map, table: Sequence[Row], vault: 
     """What is to be written for each row."""
     tasks, line_of = [], {}
     for line, row in enumerate(table, 2):
-        case = _filled(mapping.case, row)
+        case = filled(mapping.case, row)
         if not case:
             raise InputError(
                 f"the table's line {line} has nothing in {mapping.key!r}; a case needs a name", "records"
@@ -127,7 +128,7 @@ def _tasks(source: Path, root: Path, mapping: Map, table: Sequence[Row], vault: 
                 "records",
             )
         line_of[case] = line
-        patient = _filled(mapping.patient, row)
+        patient = filled(mapping.patient, row)
         files = tuple(_files(source, mapping.assets, row, line, vault))
         cleaning = Cleaning((case, patient, row.get(mapping.key) or ""), vault.shift_days(patient))
         tasks.append(
@@ -136,16 +137,12 @@ def _tasks(source: Path, root: Path, mapping: Map, table: Sequence[Row], vault: 
     return tasks
 
 
-def _filled(template: str, row: Row) -> str:
-    return template.format_map({name: (cell or "").strip() for name, cell in row.items()})
-
-
 def _files(
     source: Path, rules: Sequence[AssetRule], row: Row, line: int, vault: Vault
 ) -> Iterable[CaseFile]:  # fmt: skip
     """The files that a row names and the source holds."""
     for rule in rules:
-        name, _, member = _filled(rule.file, row).partition("#")
+        name, _, member = filled(rule.file, row).partition("#")
         path = source / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise InputError(
