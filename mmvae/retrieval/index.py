@@ -1,6 +1,7 @@
 """What is kept of an archive: one SQLite file is the truth, every change one transaction, the checkpoint beside it."""
 
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mmvae.atomic import new_folder, swap_folder
+from mmvae.atomic import built_beside, new_folder, swap_folder
 from mmvae.errors import InputError
 from mmvae.retrieval.archive import Archive
 from mmvae.retrieval.embedding import Embedding
@@ -32,6 +33,15 @@ CREATE TABLE IF NOT EXISTS experts (
   id INTEGER NOT NULL REFERENCES cases(id) ON DELETE CASCADE, role TEXT NOT NULL, answer INTEGER NOT NULL,
   mean BLOB NOT NULL, logvar BLOB NOT NULL, PRIMARY KEY (id, role)) WITHOUT ROWID;
 """
+# All that SQLite then lists: type, name and definition of each object.
+_OBJECTS = {
+    ("table", statement.split()[5], " ".join(statement.strip(" ;\n").replace("IF NOT EXISTS ", "").split()))
+    for statement in _SCHEMA.strip().split(";\n")
+} | {
+    ("table", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
+    ("index", "sqlite_autoindex_meta_1", None),
+    ("index", "sqlite_autoindex_cases_1", None),
+}
 
 
 def file_system_of(path: Path, mounts: str | None = None) -> str:
@@ -79,11 +89,37 @@ class Index:
         return cls(out)
 
     def rebuild(self, embedding: Embedding) -> None:
-        """This index made anew from an embedding, of another model too: built beside, then swapped by rename."""
-        beside = self.root.with_name(f".{self.root.name}.rebuilding")
-        shutil.rmtree(beside, ignore_errors=True)
-        Index.build(embedding, beside)
-        swap_folder(beside, self.root)
+        """This index made anew from an embedding, of another model too, in one transaction like every other change.
+
+        Who reads meanwhile sees the old index or the new one, and an addition comes before or after. (A folder put in the
+        place of another would leave a moment without an index, and SQLite's own files of the two could meet.) Only an index
+        that cannot be read any more is built beside and swapped.
+        """
+        if not self._is_sound():
+            beside = self.root.with_name(f".{self.root.name}.rebuilding")
+            shutil.rmtree(beside, ignore_errors=True)
+            Index.build(embedding, beside)
+            swap_folder(beside, self.root)
+            return
+        # The model takes its place last, right before the rows do.
+        with self._changing() as db, built_beside(self.checkpoint, f"{os.getpid()}") as model:
+            shutil.copyfile(embedding.root / "model.ckpt", model)
+            for table in ("experts", "cases", "meta"):
+                db.execute(f"DELETE FROM {table}")
+            self._write_all(db, embedding)
+        self._drop_graphs()
+
+    def _is_sound(self) -> bool:
+        """Whether it can be read."""
+        try:
+            self.snapshot()
+        except InputError:
+            return False
+        return True
+
+    def _drop_graphs(self) -> None:
+        for stale in self.root.glob("*.usearch"):
+            stale.unlink(missing_ok=True)
 
     def add(self, embedding: Embedding) -> int:
         """Adds all cases of an embedding of the same model, or none; returns how many."""
@@ -105,8 +141,7 @@ class Index:
                 if db.execute("DELETE FROM cases WHERE case_id = ?", (case_id,)).rowcount == 0:
                     raise InputError(f"the index holds no case {case_id!r}; nothing was removed")
             self._count_change(db)
-        for stale in self.root.glob("*.usearch"):
-            stale.unlink(missing_ok=True)
+        self._drop_graphs()
         return len(case_ids)
 
     def rewrite_provenance(self, provenance: Provenance) -> None:
@@ -133,19 +168,43 @@ class Index:
             InputError: where the file is damaged, or names a class that may not be made.
         """
         with self._reading() as db:
-            meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-            build = str(meta.get("build", "unnamed"))  # an index of release 0.1 has no name of its own
-            build, generation = build if build.isalnum() else "unnamed", int(meta["generation"])
-            last = self._last
-            if last is None or (last.build, last.generation) != (build, generation):
-                last = self._last = self._archive(db, Provenance.read(meta), build, generation)
-            return last
+            try:
+                return self._read(db)
+            except InputError:
+                raise
+            except (
+                ValueError,
+                LookupError,
+                TypeError,
+                AttributeError,
+                ArithmeticError,
+                RecursionError,
+            ) as error:
+                why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise InputError(
+                    f"{self.root}: index.sqlite is damaged ({why}); rebuild the index"
+                ) from error
+
+    def _read(self, db: sqlite3.Connection) -> Archive:
+        """The last snapshot where it is this moment's, else a new one."""
+        meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+        build = str(meta.get("build", "unnamed"))  # an index of release 0.1 has no name of its own
+        build, generation = build if build.isalnum() else "unnamed", int(meta["generation"])
+        last = self._last
+        if last is None or (last.build, last.generation) != (build, generation):
+            last = self._last = self._archive(db, Provenance.read(meta), build, generation)
+        return last
 
     def _archive(
         self, db: sqlite3.Connection, provenance: Provenance, build: str, generation: int
     ) -> Archive:
         cases = db.execute("SELECT id, case_id, facts, mean FROM cases ORDER BY id").fetchall()
         facts = tuple(Facts.read(json.loads(text)) for _, _, text, _ in cases)
+        for (_, case_id, *_), fact in zip(cases, facts):
+            if fact.case_id != case_id:
+                raise InputError(
+                    f"the index's case {case_id!r} holds the facts of {fact.case_id!r}. Rebuild it"
+                )
         keys = np.array([key for key, *_ in cases], np.int64)
         points = _vectors([blob for *_, blob in cases], "points")
         experts = _experts(db, provenance, keys, tuple(case_id for _, case_id, _, _ in cases))
@@ -153,10 +212,14 @@ class Index:
 
     def _fill(self, embedding: Embedding) -> None:
         with self._changing() as db:
-            meta = {**embedding.provenance.plain(), "build": secrets.token_hex(8), "generation": 0}
-            self._write_meta(db, meta)
-            self._insert(db, embedding)
+            self._write_all(db, embedding)
         shutil.copyfile(embedding.root / "model.ckpt", self.checkpoint)
+
+    def _write_all(self, db: sqlite3.Connection, embedding: Embedding) -> None:
+        """Fills empty tables."""
+        meta = {**embedding.provenance.plain(), "build": secrets.token_hex(8), "generation": 0}
+        self._write_meta(db, meta)
+        self._insert(db, embedding)
 
     @staticmethod
     def _write_meta(db: sqlite3.Connection, meta: dict[str, Any]) -> None:
@@ -245,17 +308,16 @@ class Index:
 
 
 def _refuse_foreign_schema(db: sqlite3.Connection, root: Path) -> None:
-    """A trigger or view of a stranger would act for us; the three tables are all that an index has."""
+    """A trigger, a view or a virtual table of a stranger would act for us; the three tables, as we make them, are all there is."""
     found = {
-        (kind, name)
-        for kind, name in db.execute("SELECT type, name FROM sqlite_master")
-        if not name.startswith("sqlite_")
+        (kind, name, None if sql is None else " ".join(sql.split()))
+        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master")
     }
-    if found != {("table", name) for name in TABLES}:
-        strange = sorted(found ^ {("table", name) for name in TABLES})[0]
+    if found != _OBJECTS:
+        kind, name, _ = sorted(found ^ _OBJECTS, key=str)[0]
         raise InputError(
-            f"{root}: index.sqlite has the tables {sorted(TABLES)} and nothing else where mmvae wrote it; found or missing: "
-            f"{' '.join(strange)}. Build the index again"
+            f"{root}: index.sqlite has the tables {sorted(TABLES)} and nothing else where mmvae wrote it; found or missing, or "
+            f"defined otherwise: {kind} {name}. Build the index again"
         )
 
 
@@ -271,7 +333,10 @@ def _vectors(blobs: Sequence[bytes], what: str) -> Float[np.ndarray, "N W"]:
             f"the index's {what} have widths of {sorted(widths)} bytes; expected one multiple of 4. Rebuild it"
         )
     width = next(iter(widths), 0) // 4
-    return np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(len(blobs), width)
+    vectors = np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(len(blobs), width)
+    if not np.isfinite(vectors).all():
+        raise InputError(f"the index's {what} hold what is no number. Rebuild it")
+    return vectors
 
 
 def _experts(
@@ -289,7 +354,10 @@ def _experts(
     logvar_of = _vectors([logvar for _, _, _, logvar in held], "log-variances")
     if mean_of.shape != logvar_of.shape:
         raise InputError("the index's means and log-variances are of different widths. Rebuild it")
-    n = np.searchsorted(keys, [key for key, *_ in held])
+    of_case = np.array([key for key, *_ in held], np.int64)
+    if not np.isin(of_case, keys).all():
+        raise InputError("the index holds experts of a case that it does not hold. Rebuild it")
+    n = np.searchsorted(keys, of_case)
     m = np.array([column[role] for _, role, _, _ in held], int)
     mean = np.zeros((len(keys), len(column), mean_of.shape[1]), np.float32)
     logvar, present = np.zeros_like(mean), np.zeros(mean.shape[:2], bool)
