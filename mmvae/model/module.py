@@ -23,7 +23,7 @@ from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
 from mmvae.latent.space import Distance, Readout, RetrievalSpace, readouts
 from mmvae.modality import Modality, TrainingViews
 from mmvae.model.bound import BatchBound, refuse_non_finite
-from mmvae.model.checkpoint import config_differences, digest_of, read_checkpoint
+from mmvae.model.checkpoint import config_differences, digest_of, read_checkpoint, refuse_foreign_files
 from mmvae.model.logging import parts_of, table_of_roles
 from mmvae.model.settings import check_draws, check_objective, check_roles
 from mmvae.model.visibility import Visibility, VisibilityDraw
@@ -390,6 +390,7 @@ class MMVAE(LightningModule):
         kept = checkpoint.get("mmvae")
         if kept is None:
             raise InputError("the checkpoint was not written by mmvae; it has no entry 'mmvae'")
+        refuse_foreign_files(checkpoint.get("callbacks") or {})
         differing = config_differences(self.config(), kept["config"])
         if self.data_identity and kept["data"]:
             differing += [
