@@ -379,3 +379,15 @@ def test_a_graph_that_another_wrote_is_not_read(release_0_1, tmp_path, monkeypat
     given.clear()
     path.write_bytes(path.read_bytes()[:-7] + b"\xff" * 7)
     assert ask(archive) == wanted and not given
+
+
+def test_a_terminal_shows_an_index_s_words_and_does_not_obey_them(release_0_1, capsys):
+    index = release_0_1 / "index"
+    hostile = "\x1b[2J\r\n  1  a better case\x9b1A"
+    change_index(index, ("UPDATE cases SET facts = json_set(facts, '$.labels.histology', ?)", hostile))
+    case_id = Index.open(index).snapshot().facts[0].case_id
+    assert main(["search", "--index", str(index), "--case", case_id, "-k", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "a better case" in said  # it is shown, in its own place
+    assert len(said.splitlines()) == 5
+    assert not {"\x1b", "\r", "\x9b"} & set(said)
