@@ -6,17 +6,20 @@ import os
 import pickle
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import usearch.index
 
 from mmvae.cli import main
 from mmvae.errors import InputError
 from mmvae.ingest.table.fields import filled, is_template
 from mmvae.ingest.table.map import read_map
 from mmvae.model import MMVAE
+from mmvae.retrieval import approximate
 from mmvae.retrieval.embedding import Embedding
 from mmvae.retrieval.index import Index
 
@@ -394,3 +397,87 @@ def test_a_template_is_filled_and_never_formatted():
     assert not any(map(is_template, ("{x:>1000}", "{x!r}", "{}", "{x", "{x:{y}}")))
     assert is_template("{x}/{a column with spaces}.nii.gz")
     assert filled("{a.b}{{", {"a.b": "c"}) == "c{"
+
+
+# ---- an index that says what is not so ---------------------------------------------------------------------------------
+
+
+def change_index(index, *statements):
+    with sqlite3.connect(index / "index.sqlite") as db:
+        for statement, *values in statements:
+            db.execute(statement, values)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "value", "said"),
+    [
+        ("UPDATE experts SET id = ? WHERE id = 16", 999, "a case that it does not hold"),
+        ("UPDATE experts SET id = ? WHERE id = 3", -3, "a case that it does not hold"),
+        (
+            "UPDATE experts SET mean = ? WHERE id = 3",
+            np.full(2, np.nan, "<f4").tobytes(),
+            "what is no number",
+        ),
+        ("UPDATE cases SET case_id = ? WHERE id = 3", "another", "holds the facts of"),
+        ("UPDATE meta SET value = ? WHERE key = 'generation'", '"x"', "is damaged"),
+        ("UPDATE meta SET value = ? WHERE key = 'groups'", "[1]", "is damaged"),
+        ("UPDATE meta SET value = ? WHERE key = 'fields'", "[1]", "is damaged"),
+        ("UPDATE meta SET value = ? WHERE key = 'origin'", "3", "is damaged"),
+        ("UPDATE cases SET facts = ? WHERE id = 3", "[" * 100_000, "is damaged"),
+    ],
+)
+def test_what_an_index_cannot_mean_is_refused_and_mended_by_a_rebuild(
+    statement, value, said, release_0_1, marker, capsys
+):
+    index = release_0_1 / "index"
+    change_index(index, (statement, value))
+    assert said in refused(marker, capsys, "index", "info", "--index", index)
+    Index.open(index).rebuild(Embedding.load(release_0_1 / "embedding"))
+    assert len(Index.open(index).snapshot()) == 16
+
+
+def test_a_trigger_under_a_name_of_sqlite_s_own_is_refused(release_0_1, marker, capsys):
+    index = release_0_1 / "index"
+    change_index(
+        index,
+        ("CREATE TRIGGER t AFTER INSERT ON cases BEGIN DELETE FROM experts; END",),
+        ("PRAGMA writable_schema = ON",),
+        ("UPDATE sqlite_master SET name = 'sqlite_t', sql = replace(sql, 'TRIGGER t', 'TRIGGER sqlite_t') WHERE name = 't'",),
+    )  # fmt: skip
+    assert "trigger sqlite_t" in refused(marker, capsys, "index", "info", "--index", index)
+
+
+def test_a_graph_that_another_wrote_is_not_read(release_0_1, tmp_path, monkeypatch):
+    """usearch reads what it is given without a check, and dies of it or worse."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    restore, given = usearch.index.Index.restore, []
+    monkeypatch.setattr(
+        usearch.index.Index, "restore", lambda content: given.append(content) or restore(content)
+    )
+    index = Index.open(release_0_1 / "index")
+    archive = index.snapshot()
+    ask = lambda of: approximate.nearest(of, archive.points_of_all[0], 5)  # noqa: E731
+    path = index.root / f"points-{archive.moment}.usearch"
+    wanted = ask(archive)
+    assert ask(archive) == wanted and len(given) == 1  # its own is read
+    path.unlink()
+    ask(
+        replace(archive, points_of_all=archive.points_of_all[::-1].copy())
+    )  # rightly named and ours, of other points
+    assert ask(archive) == wanted
+    given.clear()
+    path.write_bytes(path.read_bytes()[:-7] + b"\xff" * 7)
+    assert ask(archive) == wanted and not given
+
+
+def test_a_terminal_shows_an_index_s_words_and_does_not_obey_them(release_0_1, capsys):
+    index = release_0_1 / "index"
+    hostile = "\x1b[2J\r\n  1  a better case\x9b1A"
+    change_index(index, ("UPDATE cases SET facts = json_set(facts, '$.labels.histology', ?)", hostile))
+    case_id = Index.open(index).snapshot().facts[0].case_id
+    assert main(["search", "--index", str(index), "--case", case_id, "-k", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "a better case" in said  # it is shown, in its own place
+    assert len(said.splitlines()) == 5
+    assert not {"\x1b", "\r", "\x9b"} & set(said)

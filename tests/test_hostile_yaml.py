@@ -261,6 +261,21 @@ def test_tags_of_python_are_not_read(stage, capsys):
     assert not stage.marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("trainer", "default_root_dir"), "memory://elsewhere"),
+        (("trainer", "callbacks"), [spec("ModelCheckpoint", dirpath="memory://elsewhere/checkpoints")]),
+        (("trainer", "logger"), spec("lightning.pytorch.loggers.CSVLogger", save_dir="memory://elsewhere")),
+        (("trainer", "default_root_dir"), "reference::file:///elsewhere.json"),
+    ],
+)
+def test_a_run_writes_to_no_address(stage, capsys, place, value):
+    """Lightning hands paths to fsspec, which knows ftp, http and more; `memory` stands for them here."""
+    assert stage.run(stage.write(put(*place, value=value))) == 1
+    assert "an address" in capsys.readouterr().err
+
+
 # ---- what the user names ------------------------------------------------------------------------------------------------
 
 
@@ -366,3 +381,33 @@ def test_a_checkpoint_may_name_no_command(stage, trained, capsys, entry):
                  "--trainer.default_root_dir", str(stage.folder)]) == 1  # fmt: skip
     assert not stage.marker.exists()
     assert "os.system" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", ["local://{}", "{}", "{run}/../precious", "memory://elsewhere.ckpt"])
+def test_a_checkpoint_removes_nothing_but_checkpoints(stage, release_0_1, capsys, monkeypatch, named):
+    """ModelCheckpoint's state is believed by Lightning: a better epoch removes the "file" that was best before."""
+    monkeypatch.chdir(release_0_1)
+    precious, run = release_0_1 / "precious", release_0_1 / "run"
+
+    def resume():
+        precious.mkdir(exist_ok=True)
+        return main(["fit", "-c", "fit.yaml", "--ckpt_path", "hostile.ckpt", "--trainer.max_epochs", "4",
+                     "--trainer.default_root_dir", str(run)])  # fmt: skip
+
+    worse, file = torch.tensor(-1.0), named.format(precious, run=run)
+    kept = torch.load("model.ckpt", weights_only=True)
+    for state in kept["callbacks"].values():
+        state.pop("dirpath", None)
+        state.update(
+            best_model_path=file, kth_best_model_path=file, best_k_models={file: worse}, kth_value=worse
+        )
+    torch.save(kept, "hostile.ckpt")
+    if named == "local://{}":
+        with monkeypatch.context() as patch:
+            patch.setattr("mmvae.model.module.refuse_foreign_files", lambda callbacks: None)
+            resume()
+        assert not precious.exists(), "the planted attack does not work, so its refusal would show nothing"
+    capsys.readouterr()
+    assert resume() == 1
+    assert "which is no checkpoint on this machine" in capsys.readouterr().err
+    assert precious.is_dir()

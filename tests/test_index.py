@@ -1,12 +1,14 @@
 """The index: one transaction per change, kills lose nothing, and what is removed is gone."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,49 @@ def test_rebuild_replaces_the_whole_index(index, part):
     index.rebuild(Embedding.load(part([1, 2, 3], "new")))
     assert index.count() == 3
     assert index.checkpoint.is_file()
+
+
+def change_all_the_time(folder, embedding, stop) -> None:
+    """Removes, adds and rebuilds in another order, until it is told to stop; exits with 1 where one of them fails."""
+    index, whole = Index.open(folder), Embedding.load(embedding)
+    rng = np.random.default_rng(0)
+    while not Path(stop).exists():
+        order = rng.permutation(len(whole.facts))
+        part = lambda rows: replace(  # noqa: E731
+            whole, experts=whole.experts.rows(rows), points=whole.points[rows], facts=tuple(whole.facts[n] for n in rows)
+        )  # fmt: skip
+        index.remove([whole.experts.case_ids[n] for n in order[:3] if n])
+        index.add(part(np.array([n for n in order[:3] if n])))
+        index.rebuild(part(order))
+
+
+def test_who_searches_while_another_adds_removes_and_rebuilds_sees_each_case_s_own_distance(
+    index, embedding, tmp_path
+):
+    """By the exact way and by the graph, whose file is rewritten all the while; no search and no change fails."""
+    from mmvae.retrieval.query import query_from_archive
+    from mmvae.retrieval.search import search
+
+    def ask(archive, engine):
+        query = query_from_archive(archive, embedding.experts.case_ids[0])
+        found = search(archive, query, 100, archive_roles="joint", engine=engine).neighbours
+        return {neighbour.case_id: neighbour.distance for neighbour in found}
+
+    own = ask(index.snapshot(), "exact")
+    other = multiprocessing.get_context("fork").Process(
+        target=change_all_the_time, args=(index.root, embedding.root, tmp_path / "stop")
+    )
+    other.start()
+    moments = set()
+    for n in range(600):
+        archive = (Index.open(index.root) if n % 2 else index).snapshot()
+        moments.add(archive.moment)
+        for case_id, distance in ask(archive, "usearch" if n % 3 == 0 else "exact").items():
+            assert distance == pytest.approx(own[case_id], abs=1e-6)
+    (tmp_path / "stop").touch()
+    other.join(60)
+    assert other.exitcode == 0
+    assert len(moments) > 20  # it did change
 
 
 def work(folder, parts, said: int) -> None:

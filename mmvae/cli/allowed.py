@@ -42,6 +42,7 @@ REFUSED_ARGUMENTS = ("dict_kwargs", "settings", "experiment")
 
 _NAMING = re.compile(r"--(model|trainer)\.")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_ADDRESS = re.compile(r"::|://")  # Lightning would write checkpoints and logs to it, over the network too
 _CALLABLES = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, type)
 
 
@@ -126,6 +127,8 @@ def refuse_other_than_classes(config: Namespace) -> None:
             )
     for setting, value in _leaves(plain):
         last = setting.rpartition(".")[2]
+        if isinstance(value, str) and setting != "ckpt_path" and _ADDRESS.search(value):
+            raise InputError(f"{setting} is {value!r}, an address; expected a path on this machine")
         if isinstance(value, _CALLABLES) or (last in REFUSED_ARGUMENTS and value):
             raise InputError(
                 f"{setting} is {value!r}, which a configuration may not give; expected numbers, words and lists. "

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mmvae.cli.commands import Commands, add_trust, bar, triple
+from mmvae.cli.commands import Commands, add_trust, bar, printable, triple
 
 
 def add_to(commands: Commands) -> None:
@@ -209,5 +209,6 @@ def _print_result(result) -> None:
             ", ".join(f"{k} {v} ({n.label_source.get(k, '?')})" for k, v in n.labels.items()) or "no label"
         )
         missing = f"; lacks {', '.join(n.missing)}" if n.missing else ""
-        print(f"{rank:>3}  {n.case_id}  {n.distance:.4f}  {labels}{missing}")
+        line = f"{n.case_id}  {n.distance:.4f}  {labels}{missing}".replace("\n", " ")
+        print(f"{rank:>3}  {printable(line)}")
     print("research software, not a medical device")

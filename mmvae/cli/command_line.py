@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mmvae import __version__
 from mmvae.cli import archives, cohorts, models, plugins
-from mmvae.cli.commands import Commands, flag_of
+from mmvae.cli.commands import Commands, flag_of, printable
 from mmvae.errors import InputError
 
 # Not permitted, file too large, no space left, read-only file system, quota exceeded.
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # a fault of ours, whose traceback is wanted
         flag = flag_of(command, refused.field) if command and refused else ""
         said = " ".join(str(error).split())
-        print(f"mmvae: {flag + ': ' if flag else ''}{said}", file=sys.stderr)
+        print(f"mmvae: {flag + ': ' if flag else ''}{printable(said)}", file=sys.stderr)
         return refused.exit_status if refused else 1
 
 

@@ -67,3 +67,12 @@ def triple(text: str) -> tuple[float, float, float]:
     """Three numbers separated by commas."""
     x, y, z = (float(part) for part in text.split(","))
     return x, y, z
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: control characters of a file's own words stand as escapes.
+
+    >>> printable("cyst\\x1b[2J")
+    'cyst\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

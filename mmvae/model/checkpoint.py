@@ -34,6 +34,26 @@ def read_checkpoint(path: Path, map_location: str) -> dict:
     return checkpoint
 
 
+def refuse_foreign_files(callbacks: Mapping) -> None:
+    """Refuses a checkpoint whose callbacks remember as their earlier files what is no checkpoint on this machine.
+
+    A resumed ModelCheckpoint removes those files, folders and addresses too, when a better one is written.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for state in callbacks.values():
+        kept = state if isinstance(state, Mapping) else {}
+        best = kept.get("best_k_models") or {}
+        files = [kept.get(name) for name in ("best_model_path", "kth_best_model_path", "last_model_path")]
+        for file in map(str, filter(None, [*files, *best])):
+            if "::" in file or "://" in file or ".." in Path(file).parts or not file.endswith(".ckpt"):
+                raise InputError(
+                    f"the checkpoint says that it replaces {file!r}, which is no checkpoint on this machine; it is damaged or "
+                    "hostile, and nothing was removed"
+                )
+
+
 def config_differences(mine: Mapping, theirs: Mapping) -> list[str]:
     """One sentence per `model.*` field in which a run differs from a checkpoint; recipes are compared field by field."""
     differing = [

@@ -23,7 +23,7 @@ from mmvae.latent.objective import ELBO, Bound, Evidence, Objective
 from mmvae.latent.space import Distance, Readout, RetrievalSpace, readouts
 from mmvae.modality import Modality
 from mmvae.model.bound import BatchBound, refuse_non_finite
-from mmvae.model.checkpoint import config_differences, digest_of, read_checkpoint
+from mmvae.model.checkpoint import config_differences, digest_of, read_checkpoint, refuse_foreign_files
 from mmvae.model.encoding import encode as encode_batch
 from mmvae.model.fitting import fit_recipe
 from mmvae.model.logging import parts_of, table_of_roles
@@ -333,6 +333,7 @@ class MMVAE(LightningModule):
         stored = checkpoint.get("mmvae")
         if stored is None:
             raise InputError("the checkpoint was not written by mmvae; it has no entry 'mmvae'")
+        refuse_foreign_files(checkpoint.get("callbacks") or {})
         differing = config_differences(self.config(), stored["config"])
         if self.data_identity and stored["data"]:
             differing += [

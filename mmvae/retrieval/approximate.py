@@ -1,5 +1,7 @@
 """Approximate search with usearch: a graph over the stored points, cached beside SQLite and rebuilt when the index changes."""
 
+import contextlib
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -66,20 +68,49 @@ def _hits(graph: Any, query: np.ndarray, k: int) -> Int[np.ndarray, "Q K"]:
 
 def nearest(archive: Archive, point: Float[np.ndarray, " U"], k: int) -> list[int]:
     """Keys of approximately the k nearest cases by stored point; builds the graph if there is none for this snapshot."""
+    path = archive.root / f"points-{archive.moment}.usearch"
+    graph = _restored(path, archive)
+    if graph is None:
+        graph = _graph(archive.keys, archive.points_of_all, archive.space.distance)
+        with contextlib.suppress(
+            OSError
+        ):  # a folder that cannot be written, or is gone by now, costs time only
+            _save(graph, path)
+    return [int(key) for key in _hits(graph, point[None], k)[0] if key]
+
+
+def _restored(path: Path, archive: Archive) -> Any:
+    """The graph in a file that this user wrote, where it holds the archive's own keys and points; else None.
+
+    It is a cache: another process may remove it at any time, and a stranger may have sent it. usearch checks nothing of what it
+    reads, so that a forged file would reach any memory; hence only bytes whose digest is noted are given to it.
+    """
     from usearch.index import Index as Graph
 
-    path = archive.root / f"points-{archive.moment}.usearch"
-    if path.is_file():
-        graph: Any = Graph.restore(os.fspath(path))
-    else:
-        graph = _graph(archive.keys, archive.points_of_all, archive.space.distance)
-        _save(graph, path)
-    return [int(key) for key in _hits(graph, point[None], k)[0] if key]
+    try:
+        content = path.read_bytes()
+        if not _noted(content).is_file():
+            return None
+        graph: Any = Graph.restore(content)
+        points = np.asarray(graph.get(archive.keys.astype(np.uint64)), np.float32)
+    except Exception:  # usearch raises what it likes; whatever is wrong with a cache, it is made again
+        return None
+    same = len(graph) == len(archive) and graph.metric_kind.name.lower() == _METRIC[archive.space.distance]
+    return graph if same and np.array_equal(points, archive.points_of_all) else None
 
 
 def _save(graph: Any, path: Path) -> None:
     with built_beside(path, str(os.getpid())) as beside:
         graph.save(os.fspath(beside))
+        note = _noted(beside.read_bytes())
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
     for stale in path.parent.glob("*.usearch"):
         if stale != path:
             stale.unlink(missing_ok=True)
+
+
+def _noted(content: bytes) -> Path:
+    """Where this user's account notes that it wrote these bytes: a digest says nothing of a patient."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "mmvae" / "graphs" / hashlib.sha256(content).hexdigest()

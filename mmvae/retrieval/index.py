@@ -1,6 +1,7 @@
 """The index folder: a SQLite file with facts, experts and points of all cases, changed by transactions, and the checkpoint."""
 
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mmvae.atomic import new_folder, swap_folder
+from mmvae.atomic import built_beside, new_folder, swap_folder
 from mmvae.errors import InputError
 from mmvae.retrieval.archive import Archive
 from mmvae.retrieval.embedding import Embedding
@@ -32,6 +33,15 @@ CREATE TABLE IF NOT EXISTS experts (
   id INTEGER NOT NULL REFERENCES cases(id) ON DELETE CASCADE, role TEXT NOT NULL, answer INTEGER NOT NULL,
   mean BLOB NOT NULL, logvar BLOB NOT NULL, PRIMARY KEY (id, role)) WITHOUT ROWID;
 """
+# All that SQLite then lists: type, name and definition of each object.
+_OBJECTS = {
+    ("table", statement.split()[5], " ".join(statement.strip(" ;\n").replace("IF NOT EXISTS ", "").split()))
+    for statement in _SCHEMA.strip().split(";\n")
+} | {
+    ("table", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
+    ("index", "sqlite_autoindex_meta_1", None),
+    ("index", "sqlite_autoindex_cases_1", None),
+}
 
 
 def file_system_of(path: Path, mounts: str | None = None) -> str:
@@ -94,11 +104,37 @@ class Index:
         return cls(out)
 
     def rebuild(self, embedding: Embedding) -> None:
-        """Rebuilds this index from an embedding, possibly of another model; the new one is built beside it and swapped in by rename."""
-        beside = self.root.with_name(f".{self.root.name}.rebuilding")
-        shutil.rmtree(beside, ignore_errors=True)
-        Index.build(embedding, beside)
-        swap_folder(beside, self.root)
+        """Rebuilds this index from an embedding, possibly of another model, in one transaction like every other change.
+
+        A reader sees the old index or the new one, and an addition comes before or after. Swapping folders would leave a
+        moment without an index, and SQLite's own files of the two could mix; so only an index that can no longer be read is
+        built beside its place and swapped in.
+        """
+        if not self._is_sound():
+            beside = self.root.with_name(f".{self.root.name}.rebuilding")
+            shutil.rmtree(beside, ignore_errors=True)
+            Index.build(embedding, beside)
+            swap_folder(beside, self.root)
+            return
+        # The model is replaced last, just before the rows are committed.
+        with self._write_transaction() as db, built_beside(self.checkpoint, f"{os.getpid()}") as model:
+            shutil.copyfile(embedding.root / "model.ckpt", model)
+            for table in ("experts", "cases", "meta"):
+                db.execute(f"DELETE FROM {table}")
+            self._write_all(db, embedding)
+        self._drop_graphs()
+
+    def _is_sound(self) -> bool:
+        """Whether it can be read."""
+        try:
+            self.snapshot()
+        except InputError:
+            return False
+        return True
+
+    def _drop_graphs(self) -> None:
+        for stale in self.root.glob("*.usearch"):
+            stale.unlink(missing_ok=True)
 
     def add(self, embedding: Embedding) -> int:
         """Adds all cases of an embedding of the same model, or none; returns how many."""
@@ -120,8 +156,7 @@ class Index:
                 if db.execute("DELETE FROM cases WHERE case_id = ?", (case_id,)).rowcount == 0:
                     raise InputError(f"the index holds no case {case_id!r}; nothing was removed")
             self._count_change(db)
-        for stale in self.root.glob("*.usearch"):
-            stale.unlink(missing_ok=True)
+        self._drop_graphs()
         return len(case_ids)
 
     def rewrite_provenance(self, provenance: Provenance) -> None:
@@ -148,23 +183,47 @@ class Index:
             InputError: if the file is damaged, or names a class that may not be loaded.
         """
         with self._read_transaction() as db:
-            meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-            build = str(meta.get("build", "unnamed"))  # an index of release 0.1 stores no build name
-            build, generation = build if build.isalnum() else "unnamed", meta["generation"]
-            if type(generation) is not int:
+            try:
+                return self._read(db)
+            except InputError:
+                raise
+            except (
+                ValueError,
+                LookupError,
+                TypeError,
+                AttributeError,
+                ArithmeticError,
+                RecursionError,
+            ) as error:
+                why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 raise InputError(
-                    f"{self.root}: the generation is {generation!r}, no whole number; rebuild the index"
-                )
-            last = self._last
-            if last is None or (last.build, last.generation) != (build, generation):
-                last = self._last = self._archive(db, Provenance.read(meta), build, generation)
-            return last
+                    f"{self.root}: index.sqlite is damaged ({why}); rebuild the index"
+                ) from error
+
+    def _read(self, db: sqlite3.Connection) -> Archive:
+        """The last snapshot if nothing has changed since, else a new one."""
+        meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+        build = str(meta.get("build", "unnamed"))  # an index of release 0.1 stores no build name
+        build, generation = build if build.isalnum() else "unnamed", meta["generation"]
+        if type(generation) is not int:
+            raise InputError(
+                f"{self.root}: the generation is {generation!r}, not a whole number; rebuild the index"
+            )
+        last = self._last
+        if last is None or (last.build, last.generation) != (build, generation):
+            last = self._last = self._archive(db, Provenance.read(meta), build, generation)
+        return last
 
     def _archive(
         self, db: sqlite3.Connection, provenance: Provenance, build: str, generation: int
     ) -> Archive:
         cases = db.execute("SELECT id, case_id, facts, mean FROM cases ORDER BY id").fetchall()
         facts = tuple(Facts.read(json.loads(text)) for _, _, text, _ in cases)
+        for (_, case_id, *_), fact in zip(cases, facts):
+            if fact.case_id != case_id:
+                raise InputError(
+                    f"the index's case {case_id!r} holds the facts of {fact.case_id!r}. Rebuild it"
+                )
         keys = np.array([key for key, *_ in cases], np.int64)
         points = _vectors([blob for *_, blob in cases], "points")
         experts = _experts(db, provenance, keys, tuple(case_id for _, case_id, _, _ in cases))
@@ -172,10 +231,14 @@ class Index:
 
     def _fill(self, embedding: Embedding) -> None:
         with self._write_transaction() as db:
-            meta = {**embedding.provenance.plain(), "build": secrets.token_hex(8), "generation": 0}
-            self._write_meta(db, meta)
-            self._insert(db, embedding)
+            self._write_all(db, embedding)
         shutil.copyfile(embedding.root / "model.ckpt", self.checkpoint)
+
+    def _write_all(self, db: sqlite3.Connection, embedding: Embedding) -> None:
+        """Fills empty tables."""
+        meta = {**embedding.provenance.plain(), "build": secrets.token_hex(8), "generation": 0}
+        self._write_meta(db, meta)
+        self._insert(db, embedding)
 
     @staticmethod
     def _write_meta(db: sqlite3.Connection, meta: dict[str, Any]) -> None:
@@ -264,17 +327,16 @@ class Index:
 
 
 def _refuse_foreign_schema(db: sqlite3.Connection, root: Path) -> None:
-    """Refuses a file with anything but the three tables of an index: a foreign trigger or view would run with our rights."""
-    schema = {
-        (kind, name)
-        for kind, name in db.execute("SELECT type, name FROM sqlite_master")
-        if not name.startswith("sqlite_")
+    """Refuses a file with anything but our three tables as we define them: a foreign trigger or view would run with our rights."""
+    found = {
+        (kind, name, None if sql is None else " ".join(sql.split()))
+        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master")
     }
-    if schema != {("table", name) for name in TABLES}:
-        difference = sorted(schema ^ {("table", name) for name in TABLES})[0]
+    if found != _OBJECTS:
+        kind, name, _ = sorted(found ^ _OBJECTS, key=str)[0]
         raise InputError(
-            f"{root}: expected index.sqlite to hold the tables {sorted(TABLES)} and nothing else; found or missing: "
-            f"{' '.join(difference)}. Build the index again"
+            f"{root}: expected index.sqlite to hold the tables {sorted(TABLES)} and nothing else; found or missing, or "
+            f"defined otherwise: {kind} {name}. Build the index again"
         )
 
 
@@ -291,7 +353,10 @@ def _vectors(blobs: Sequence[object], what: str) -> Float[np.ndarray, "N W"]:
             f"the index's {what} have widths of {sorted(widths)} bytes; expected a single width, a multiple of 4. Rebuild it"
         )
     width = next(iter(widths), 0) // 4
-    return np.frombuffer(b"".join(vectors), "<f4").astype(np.float32).reshape(len(blobs), width)
+    array = np.frombuffer(b"".join(vectors), "<f4").astype(np.float32).reshape(len(blobs), width)
+    if not np.isfinite(array).all():
+        raise InputError(f"the index's {what} hold values that are not finite. Rebuild it")
+    return array
 
 
 def _experts(
@@ -309,7 +374,10 @@ def _experts(
     logvar_of = _vectors([logvar for _, _, _, logvar in stored], "log-variances")
     if mean_of.shape != logvar_of.shape:
         raise InputError("the index's means and log-variances have different widths. Rebuild it")
-    n = np.searchsorted(keys, [key for key, *_ in stored])
+    of_case = np.array([key for key, *_ in stored], np.int64)
+    if not np.isin(of_case, keys).all():
+        raise InputError("the index holds experts of a case that it does not hold. Rebuild it")
+    n = np.searchsorted(keys, of_case)
     m = np.array([column[role] for _, role, _, _ in stored], int)
     mean = np.zeros((len(keys), len(column), mean_of.shape[1]), np.float32)
     logvar, present = np.zeros_like(mean), np.zeros(mean.shape[:2], bool)
