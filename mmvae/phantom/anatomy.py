@@ -1,4 +1,4 @@
-"""Where each tissue of a patient lies: a label volume in patient LPS mm, twice as fine through plane as the thickest slice needs."""
+"""Builds the anatomy of a digital patient: a tissue label volume in patient LPS mm, with two layers per slice."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Anatomy:
 
 
 def smooth_noise(rng, shape, cells, amplitude):
-    """A random field of so many cells along each axis, linearly interpolated; standard deviation `amplitude`."""
+    """A random field with a given number of cells along each axis, linearly interpolated; standard deviation `amplitude`."""
     field = rng.standard_normal(tuple(c + 1 for c in cells)).astype(np.float32) * amplitude
     for axis, n in enumerate(shape):
         at = np.linspace(0, field.shape[axis] - 1, n, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Where each vendor writes what: b-values, scaling, mosaics, and notions that a description speaks of.
+"""Vendor-specific elements: b-values, scaling, mosaics and phases; and notions named in a series description.
 
 Sources: PS3.3 (standard elements), DICOM conformance statements of the vendors as dcm2niix documents them.
 """
@@ -15,7 +15,7 @@ Look = Callable[[Any], Any]  # an element's value by keyword or tag, as one fram
 
 
 def _private(data: Dataset, group: int, creator: str, element: int) -> Any:
-    """A private element by its creator; else at block 10, where scanners put it and anonymisers leave it orphaned."""
+    """A private element by its creator; else in block 10, where scanners put it and where anonymisers may remove the creator."""
     try:
         return data.private_block(group, creator)[element].value
     except KeyError:
@@ -24,7 +24,7 @@ def _private(data: Dataset, group: int, creator: str, element: int) -> Any:
 
 
 def number_of(value: Any) -> float | None:
-    """A finite number, the first of several, or None; also from the bytes of a private element whose VR is unknown."""
+    """The first value as a finite number, or None; also from the bytes of a private element of unknown VR."""
     if isinstance(value, bytes):  # text, or a little-endian number
         text = value.strip(b"\x00 ")
         if re.fullmatch(rb"[-+]?[0-9.eE+-]+(\\.*)?", text):
@@ -40,14 +40,14 @@ def number_of(value: Any) -> float | None:
     elif isinstance(value, Sequence) and value:
         value = value[0]
     try:
-        number = float(value)  # pyright: ignore[reportArgumentType] - what is no number raises
+        number = float(value)  # pyright: ignore[reportArgumentType] - float() raises on other types
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
 def manufacturer(data: Dataset) -> str:
-    """The vendor's short name, or nothing."""
+    """The vendor's short name, or ""."""
     text = str(data.get("Manufacturer") or "").lower()
     for name in ("siemens", "philips", "ge medical", "toshiba", "canon", "uih", "hitachi", "fujifilm"):
         if name in text:
@@ -56,7 +56,7 @@ def manufacturer(data: Dataset) -> str:
 
 
 def b_value(data: Dataset, look: Look) -> float | None:
-    """b in s/mm², from where this vendor writes it; None where the frame is not diffusion-weighted as far as is said."""
+    """b in s/mm², from the element that this vendor uses; None if nothing says that the frame is diffusion-weighted."""
     tokens = {str(t).upper() for t in (data.get("ImageType") or ())}
     if "ADC" in tokens:
         return None
@@ -114,7 +114,7 @@ def _ge_diffusion(data: Dataset) -> bool:
 
 
 def _philips_diffusion(data: Dataset, look: Look, b: float) -> bool:
-    """Philips fills its private b-value in other series too: diffusion where it is above 0, or the header says so."""
+    """Whether a Philips frame is diffusion: its private b-value, set in other series too, is above 0, or the header says so."""
     name = str(data.get("SeriesDescription") or "").lower()
     stated = str(look("AcquisitionContrast") or "") == "DIFFUSION" or bool(b)
     return stated or bool(re.search(r"dwi|dti|diff|adc|\bb\d{2,4}", name))
@@ -146,7 +146,7 @@ def _csa_b_value(data: Dataset) -> float | None:
 
 
 def mosaic(data: Dataset) -> tuple[int, tuple[float, ...] | None]:
-    """Number of slices in a Siemens mosaic and the direction in which they follow, where the CSA header says it."""
+    """Number of slices in a Siemens mosaic and, if the CSA header holds it, the direction in which they are stacked."""
     tags = _csa(data)
     count = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0A))
     normal = None
@@ -171,7 +171,7 @@ def grid_positions(data: Dataset) -> list[tuple[float, ...]]:
 
 
 def scaling(data: Dataset, look: Look) -> tuple[float, float]:
-    """Slope and intercept from stored to modality value; with Philips's scale slope (2005,100E), to its floating-point value.
+    """Slope and intercept from stored to modality value, or to the floating-point value if Philips's scale slope (2005,100E) is set.
 
     Philips: FP = (stored · RS + RI) / (RS · SS) (Chenevert et al. 2014, doi:10.1593/tlo.13811, eq. 2), comparable between phases.
     """
@@ -195,7 +195,7 @@ def phase(data: Dataset) -> float:
 
 
 def scanning_sequence(look: Look) -> list[str]:
-    """Codes of ScanningSequence from what enhanced objects say instead (PS3.3 C.8.13.5.2)."""
+    """Codes of ScanningSequence from the elements that enhanced objects use instead (PS3.3 C.8.13.5.2)."""
     echo = str(look("EchoPulseSequence") or "")
     sequence = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(echo, [])
     if str(look("EchoPlanarPulseSequence") or "") == "YES":
@@ -214,7 +214,7 @@ _NOTIONS = {
 
 
 def notions_of(data: Dataset) -> frozenset[str]:
-    """Which of a closed list of notions the descriptions speak of; English and French. Nothing of the text is kept."""
+    """Notions of a closed list that the descriptions name, in English or French; the text itself is not kept."""
     text = (
         " ".join(str(data.get(n) or "") for n in ("SeriesDescription", "ProtocolName"))
         .lower()
@@ -224,7 +224,7 @@ def notions_of(data: Dataset) -> frozenset[str]:
 
 
 def fat_saturated(look: Look, notions: frozenset[str]) -> bool | None:
-    """Whether fat is suppressed: by ScanOptions or the functional group, else by the description; None where nothing is said."""
+    """Whether fat is suppressed, by ScanOptions or the functional group, else by the description; None if none of them says."""
     option = look("ScanOptions")
     options = {str(o).upper() for o in ([option] if isinstance(option, str) else option or ())}
     if (
@@ -239,7 +239,7 @@ def fat_saturated(look: Look, notions: frozenset[str]) -> bool | None:
 
 
 def contrast_agent(data: Dataset, notions: frozenset[str]) -> bool:
-    """Whether a contrast agent had been given: ContrastBolusAgent, else the description."""
+    """Whether a contrast agent had been given, by ContrastBolusAgent, else by the description."""
     agent = str(data.get("ContrastBolusAgent") or "").strip().lower()
     if agent in ("none", "no", "non", "n/a"):
         return False

