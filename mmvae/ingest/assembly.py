@@ -26,7 +26,7 @@ class Assembler:
     """Writes studies into a cohort's folder, one at a time.
 
     Args:
-        root: Folder of the cohort, which may be still under construction.
+        root: Folder of the cohort, which may still be incomplete.
         vault: Issues the pseudonyms.
         annotations: Records, reports, lesion points and manual kinds.
         ask: Returns the claims of the installed modalities.

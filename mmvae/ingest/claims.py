@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the contract imports torch
 Facts = Mapping[str, Any]
 # (claim, kind) of every installed kind, the highest claim first.
 Claims = list[tuple[float, str]]
-# Claims of each of several assets' facts.
+# Returns the claims on each of several assets, given their facts.
 AskClaims = Callable[[Sequence[Facts]], list[Claims]]
 
 IMPORT_SECONDS = 300.0  # torch from a cold disk, on a busy machine
@@ -34,15 +34,15 @@ def claims_of(facts: Facts) -> Claims:
     return sorted(claims, key=lambda claim: (-claim[0], claim[1]))
 
 
-def claims_here(several: Sequence[Facts]) -> list[Claims]:
+def claims_here(facts_of_assets: Sequence[Facts]) -> list[Claims]:
     """The claims on each asset, computed in this process, which should have loaded torch already."""
-    return [claims_of(facts) for facts in several]
+    return [claims_of(facts) for facts in facts_of_assets]
 
 
-def _claims_or_refusal(several: Sequence[Facts]) -> list[Claims] | InputError:
+def _claims_or_refusal(facts_of_assets: Sequence[Facts]) -> list[Claims] | InputError:
     """Runs in the separate process; a refusal is returned as an answer, since its message says what to install."""
     try:
-        return claims_here(several)
+        return claims_here(facts_of_assets)
     except InputError as error:
         return InputError(str(error), error.field)
 
@@ -63,22 +63,22 @@ class ClaimProcess:
     def __exit__(self, *_: object) -> None:
         self._workers.__exit__()
 
-    def __call__(self, several: Sequence[Facts]) -> list[Claims]:
+    def __call__(self, facts_of_assets: Sequence[Facts]) -> list[Claims]:
         """The claims on each asset.
 
         Raises:
             InputError: if a plugin cannot be loaded or does not answer.
         """
-        by_key = {_key(facts): facts for facts in several}
+        by_key = {_key(facts): facts for facts in facts_of_assets}
         unknown = {key: facts for key, facts in by_key.items() if key not in self._answers}
         if unknown:
             installed()  # refuses two plugins of one name, with a message
             answers = self._ask([dict(facts) for facts in unknown.values()])
             self._answers |= dict(zip(unknown, answers))
-        return [self._answers[_key(facts)] for facts in several]
+        return [self._answers[_key(facts)] for facts in facts_of_assets]
 
-    def _ask(self, several: list[Facts]) -> list[Claims]:
-        ((_, answer),) = self._workers.run(_claims_or_refusal, [(several, 0)], lambda _: 60.0)
+    def _ask(self, facts_of_assets: list[Facts]) -> list[Claims]:
+        ((_, answer),) = self._workers.run(_claims_or_refusal, [(facts_of_assets, 0)], lambda _: 60.0)
         if isinstance(answer, TaskFailure):
             raise InputError(
                 f"the installed modalities gave no claims ({answer.why}); `mmvae modalities` lists them, and importing each "

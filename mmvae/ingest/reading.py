@@ -154,7 +154,7 @@ def _inspected(
         if len(chunk) > 1:
             alone += [(file,) for file in chunk]
         else:
-            reason = f"reading the file in a process of its own: {answer.why}"
+            reason = f"reading the file in a worker process: {answer.why}"
             yield chunk, [UnusableFile(file.number, "limit", reason) for file in chunk]
     if alone:
         yield from _inspected(alone, workers)

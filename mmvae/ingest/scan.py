@@ -186,9 +186,9 @@ class _Scan:
             write_atomically(self.work / "done" / task.case_id, pickle.dumps(answer))
             yield uid_of[task.case_id], answer
 
-    def _ask_all(self, several: Iterable[StudyFiles]) -> None:
+    def _ask_all(self, of_studies: Iterable[StudyFiles]) -> None:
         """Requests all claims at once, so that the scan waits only once for the process that computes them."""
-        self.ask([{**asset.facts, "type": asset.type} for files in several for asset in files.assets])
+        self.ask([{**asset.facts, "type": asset.type} for files in of_studies for asset in files.assets])
 
     def _columns(self, rows: Sequence[Row]) -> dict[str, RecordColumn]:
         mapping = self.annotations.mapping

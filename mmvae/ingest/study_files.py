@@ -129,21 +129,21 @@ def _skipped(task: StudyTask, header: Header, code: str, reason: str) -> Skipped
 def _without_duplicates(headers: Sequence[Header], task: StudyTask) -> tuple[list[Header], list[SkippedFile]]:
     """The headers without duplicates: of files with the same SOPInstanceUID, the first by F is kept."""
     first: dict[str, Header] = {}
-    kept: list[Header] = []
+    unique: list[Header] = []
     skipped: list[SkippedFile] = []
     for header in sorted(headers, key=lambda h: task.files[h.file].name):
         if not header.frames or not header.instance:
-            kept.append(header)
+            unique.append(header)
             continue
         other = first.setdefault(header.instance, header)
         if other is header:
-            kept.append(header)
+            unique.append(header)
         else:
             equal = _pixel_bytes(other, task) == _pixel_bytes(header, task)
             same = "the same pixels" if equal else "other pixels; the first by F is kept"
             reason = f"its SOPInstanceUID is also in another file, with {same}"
             skipped.append(_skipped(task, header, "duplicate", reason))
-    return sorted(kept, key=lambda h: h.file), skipped
+    return sorted(unique, key=lambda h: h.file), skipped
 
 
 def _pixel_bytes(header: Header, task: StudyTask) -> bytes:

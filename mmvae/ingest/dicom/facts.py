@@ -105,8 +105,8 @@ def _modality(data: Dataset) -> dict[str, Any]:
 
 
 def _image_type(tokens: Iterable[str]) -> dict[str, Any]:
-    kept = [token for token in tokens if token in IMAGE_TYPE_TOKENS]
-    return {"ImageType": kept} if kept else {}
+    allowed = [token for token in tokens if token in IMAGE_TYPE_TOKENS]
+    return {"ImageType": allowed} if allowed else {}
 
 
 def _mr_timing(look: Look) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def _private(data: Dataset, group: int, creator: str, element: int) -> Any:
     try:
         return data.private_block(group, creator)[element].value
     except KeyError:
-        found = data.get((group, 0x1000 + element))
-        return None if found is None else found.value
+        orphan = data.get((group, 0x1000 + element))
+        return None if orphan is None else orphan.value
 
 
 def number_of(value: Any) -> float | None:
@@ -60,42 +60,42 @@ def b_value(data: Dataset, look: Look) -> float | None:
     tokens = {str(t).upper() for t in (data.get("ImageType") or ())}
     if "ADC" in tokens:
         return None
-    found = number_of(look("DiffusionBValue"))
-    if found is not None:
-        return _sane(found)
+    b = number_of(look("DiffusionBValue"))
+    if b is not None:
+        return _plausible(b)
     vendor = manufacturer(data)
     if vendor == "siemens" or not vendor:
-        found = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0C))
-        if found is None:
-            found = _csa_b_value(data)
-        if found is None:
+        b = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0C))
+        if b is None:
+            b = _csa_b_value(data)
+        if b is None:
             match = re.search(
                 r"(?:^|[^a-z])b(\d{1,5})(?!\d*_\d)",
                 str(data.get("SequenceName") or "").replace("ep_b", "ep b"),
             )
-            found = float(match.group(1)) if match else None
-        if found is not None:
-            return _sane(found)
+            b = float(match.group(1)) if match else None
+        if b is not None:
+            return _plausible(b)
     if vendor == "ge":
-        found = number_of(_private(data, 0x0043, "GEMS_PARM_01", 0x39))
+        b = number_of(_private(data, 0x0043, "GEMS_PARM_01", 0x39))
         # (0043,1039) is filled in every GE image; only echo-planar ones are diffusion.
         sequence = data.get("ScanningSequence")
         planar = "EP" in ([sequence] if isinstance(sequence, str) else list(sequence or ()))
-        return _sane(found % 1e9) if found is not None and planar and _ge_diffusion(data) else None
+        return _plausible(b % 1e9) if b is not None and planar and _ge_diffusion(data) else None
     if vendor == "philips":
-        found = number_of(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
-        return _sane(found) if found is not None and _philips_diffusion(data, look, found) else None
+        b = number_of(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
+        return _plausible(b) if b is not None and _philips_diffusion(data, look, b) else None
     if vendor == "uih":
-        return _sane(number_of(_private(data, 0x0065, "Image Private Header", 0x09)))
+        return _plausible(number_of(_private(data, 0x0065, "Image Private Header", 0x09)))
     if vendor == "toshiba":
         match = re.match(r"\s*b=(\d+)", str(data.get("ImageComments") or ""))
         if match:
-            return _sane(float(match.group(1)))
+            return _plausible(float(match.group(1)))
         return 0.0 if "diffusion" in notions_of(data) else None
     return None
 
 
-def _sane(value: float | None) -> float | None:
+def _plausible(value: float | None) -> float | None:
     return float(round(value, 3)) if value is not None and 0 <= value <= 20000 else None
 
 
@@ -151,8 +151,8 @@ def mosaic(data: Dataset) -> tuple[int, tuple[float, ...] | None]:
     count = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0A))
     normal = None
     if tags:
-        given = _csa_number(tags, "NumberOfImagesInMosaic")
-        count = given[0] if given else count
+        counts = _csa_number(tags, "NumberOfImagesInMosaic")
+        count = counts[0] if counts else count
         direction = _csa_number(tags, "SliceNormalVector")
         normal = direction if len(direction) == 3 else None
     return (int(count) if count and 0 < count <= 1024 else 0), normal
