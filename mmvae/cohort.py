@@ -206,7 +206,7 @@ def _cases(lines: Iterable[str]) -> tuple[Case, ...]:
         case = _case(_json(line, place), place)
         if case.case_id in line_of:
             raise InputError(
-                f"{place}: case_id {case.case_id!r} stands on line {line_of[case.case_id]} too; expected one line per case. Remove one of the two."
+                f"{place}: case_id {case.case_id!r} is also on line {line_of[case.case_id]}; expected one line per case. Remove one of the two."
             )
         line_of[case.case_id] = number
         cases.append(case)

@@ -29,7 +29,7 @@ class Plugin:
         cls = self.entry_point.load()
         if not (isinstance(cls, type) and issubclass(cls, Modality)):
             raise InputError(
-                f"{self.distribution} registers {self.name!r} as {self.path}, which is no subclass of mmvae.modality.Modality"
+                f"{self.distribution} registers {self.name!r} as {self.path}, which is not a subclass of mmvae.modality.Modality"
             )
         return cls
 

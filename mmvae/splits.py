@@ -35,7 +35,7 @@ class Splits:
     True
     >>> Splits((Split(("p1",), ("p1",), ()),))
     Traceback (most recent call last):
-    mmvae.errors.InputError: splits.json: patient p1 stands in both train and validation of fold 0; ...
+    mmvae.errors.InputError: splits.json: patient p1 is in both train and validation of fold 0; ...
     """
 
     folds: tuple[Split, ...]
@@ -50,7 +50,7 @@ class Splits:
                 for patient in split.part(name):
                     if part_of.setdefault(patient, name) != name:
                         raise InputError(
-                            f"splits.json: {self.group} {patient} stands in both {part_of[patient]} and {name} of fold "
+                            f"splits.json: {self.group} {patient} is in both {part_of[patient]} and {name} of fold "
                             f"{number}; a {self.group} belongs to one list. Draw the splits again with `mmvae scan`."
                         )
 

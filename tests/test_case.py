@@ -34,7 +34,7 @@ def test_a_cohort_is_read_as_it_was_written(cohort):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.append(c[0]), r"line 41: case_id '.*' stands on line 1 too"),
+        (lambda c: c.append(c[0]), r"line 41: case_id '.*' is also on line 1"),
         (
             lambda c: c[1]["record"].update(age_years=float("nan")),
             r"line 2: found NaN; a missing value is absent or null",
@@ -71,7 +71,7 @@ def test_a_split_whose_groups_straddle_is_refused(copy):
     plain = json.loads((copy / "splits.json").read_text())
     plain["test"].append(plain["train"][0])
     (copy / "splits.json").write_text(json.dumps(plain))
-    with pytest.raises(InputError, match="stands in both train and test of fold 0"):
+    with pytest.raises(InputError, match="is in both train and test of fold 0"):
         Cohort.load(copy)
 
 

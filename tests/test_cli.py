@@ -144,9 +144,9 @@ def test_parquet_stands_beside_and_holds_the_means(archive):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["search", "--index", "nowhere", "--case", "x"], 1, "is no index"),
+        (["search", "--index", "nowhere", "--case", "x"], 1, "is not an index"),
         (["embed", "--checkpoint", "no.ckpt", "--cohort", "x", "--out", "y"], 1, "there is no checkpoint"),
-        (["index", "build", "x", "--out", "y"], 1, "is no embedding"),
+        (["index", "build", "x", "--out", "y"], 1, "is not an embedding"),
         (
             ["fit", "--model.modalities.t9=T9", "--data.cohort", "x"],
             1,

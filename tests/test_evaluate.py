@@ -131,7 +131,7 @@ def test_metrics_json_has_the_keys_that_scripts_rely_on(trained, phantom, tmp_pa
 
 def test_one_target_may_be_asked_for_and_an_unknown_one_is_refused(model, cohort):
     assert evaluate([model], cohort, "orads").protocol["relevance"] == [{"gain": 1, "same": ["orads"]}]
-    with pytest.raises(InputError, match="'grade' is no target"):
+    with pytest.raises(InputError, match="'grade' is not a target"):
         evaluate([model], cohort, "grade")
 
 

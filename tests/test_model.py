@@ -91,7 +91,7 @@ def test_total_correlation_trains_with_every_rule_of_one_gaussian(cohort, fusion
 def test_an_objective_that_a_rule_or_the_roles_do_not_allow_is_refused_before_anything_is_trained():
     with pytest.raises(InputError, match=r"model.objective: TotalCorrelation needs .* 2 components"):
         MMVAE({"t2": T2(), "clinical": Clinical()}, fusion=MoE(), objective=TotalCorrelation())
-    with pytest.raises(InputError, match=r"model.objective looks at 'terms', which is no role"):
+    with pytest.raises(InputError, match=r"model.objective looks at 'terms', which is not a role"):
         MMVAE({"t2": T2()}, objective=Sum((ELBO(), Alignment(targets="terms"))))
 
 
@@ -368,7 +368,7 @@ def test_a_role_present_only_because_of_answers_must_be_listed(cohort):
 
 
 def test_settings_that_name_no_role_are_refused():
-    with pytest.raises(InputError, match=r"model.weights names 't9', which is no role"):
+    with pytest.raises(InputError, match=r"model.weights names 't9', which is not a role"):
         MMVAE({"t2": T2()}, weights={"t9": 1.0})
     with pytest.raises(InputError, match=r"model.visible.t2 is 2"):
         MMVAE({"t2": T2()}, visible={"t2": 2.0})

@@ -111,7 +111,7 @@ def test_refusals_name_what_was_found(index, embedding):
     query = query_from_archive(archive, embedding.experts.case_ids[0])
     with pytest.raises(InputError, match=r"leaves none of the archive's 40"):
         search(archive, query, where=parse_where("age_years > 500"))
-    with pytest.raises(InputError, match=r"'t9' is no role"):
+    with pytest.raises(InputError, match=r"'t9' is not a role"):
         search(archive, query, using=["t9"])
     with pytest.raises(InputError, match=r"k is 0") as refused:
         search(archive, query, k=0)

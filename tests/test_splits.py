@@ -118,7 +118,7 @@ def test_any_other_json_is_refused_in_one_line_and_never_half_read(plain):
 def test_a_patient_in_two_lists_is_refused_and_only_then(train, validation, test):
     straddles = set(train) & set(validation) or set(train) & set(test) or set(validation) & set(test)
     if straddles:
-        with pytest.raises(InputError, match="stands in both"):
+        with pytest.raises(InputError, match="is in both"):
             Splits((Split(tuple(train), tuple(validation), tuple(test)),))
     else:
         Splits((Split(tuple(train), tuple(validation), tuple(test)),))

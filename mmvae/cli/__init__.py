@@ -1,4 +1,4 @@
-"""mmvae …: the command line."""
+"""The command line, `mmvae …`."""
 
 from mmvae.cli.command_line import main
 

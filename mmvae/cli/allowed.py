@@ -1,8 +1,8 @@
-"""What the configuration of a run may name: a YAML that a stranger sends runs nothing.
+"""Restricts the classes that the configuration of a run may name, so that a YAML from a stranger cannot run code.
 
-jsonargparse imports what a class path names and calls what fits. Here it may import only the classes listed below, those of
+jsonargparse imports whatever a class path names and may call it. Here it may import only the classes listed below, those of
 mmvae's own kinds (recipes, fusion rules, objectives) and the modules that the user named on the command line; and before
-anything is built, each class path is known to lead to a class.
+anything is built, each class path is checked to lead to a class.
 """
 
 import functools
@@ -24,8 +24,8 @@ from mmvae.modality import Modality
 from mmvae.model import RetrievalMonitor
 from mmvae.plain import trust, trusted_modules
 
-# Classes of Lightning none of which takes a callable, a module or a command. Left out for that reason: LambdaCallback,
-# StochasticWeightAveraging, ThroughputMonitor, PyTorchProfiler and the strategies, whose short names (`ddp`) do.
+# Classes of Lightning, none of which takes a callable, a module or a command. LambdaCallback, StochasticWeightAveraging,
+# ThroughputMonitor, PyTorchProfiler and the strategies do, and are left out; strategies still work by short name (`ddp`).
 LIGHTNING = {
     "lightning.pytorch.callbacks": (
         "DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint",
@@ -37,7 +37,7 @@ LIGHTNING = {
     "lightning.pytorch.plugins.environments": ("SLURMEnvironment",),
 }  # fmt: skip
 
-# Arguments of the classes above that reach into another library: W&B's settings name executables and servers.
+# Arguments of the classes above that are passed on to another library: W&B's settings name executables and servers.
 REFUSED_ARGUMENTS = ("dict_kwargs", "settings", "experiment")
 
 _NAMING = re.compile(r"--(model|trainer)\.")
@@ -47,10 +47,10 @@ _CALLABLES = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, 
 
 
 def without_trust(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments without `--trust MODULE`, and the modules: no configuration file can give this one.
+    """The arguments without `--trust MODULE`, and the modules; a configuration file cannot set this option.
 
     Raises:
-        InputError: where a module is missing or is no module's name.
+        InputError: if the name of a module is missing or invalid.
     """
     rest, modules, words = [], [], iter(argv)
     for word in words:
@@ -65,14 +65,14 @@ def without_trust(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def named_by(argv: Sequence[str]) -> list[str]:
-    """Modules of the class paths that the command line itself spells, such as `--model.fusion my_package.Median`."""
+    """Modules of the class paths written on the command line itself, such as `--model.fusion my_package.Median`."""
     modules: list[str] = []
     for place, word in enumerate(argv):
         if not _NAMING.match(word):
             continue
         value = word.partition("=")[2] if "=" in word else next(iter(argv[place + 1 :]), "")
         if Path(value).is_file():
-            continue  # what a file names, the user has not typed
+            continue  # the user has not typed what a file names
         modules += [path.rpartition(".")[0] for path in _paths_in(value)]
     return modules
 
@@ -87,10 +87,10 @@ def _paths_in(value: str) -> Iterator[str]:
 
 
 def allow_only_known(modules: Iterable[str]) -> None:
-    """From now on a configuration may name only known classes and what lies in these modules, which are imported.
+    """Restricts configurations to known classes and the contents of these modules, which are imported.
 
     Raises:
-        InputError: where one of the modules cannot be imported.
+        InputError: if one of the modules cannot be imported.
     """
     modules = list(modules)
     for module in modules:
@@ -113,7 +113,7 @@ def allow_only_known(modules: Iterable[str]) -> None:
 
 
 def refuse_other_than_classes(config: Namespace) -> None:
-    """Looks once more at a parsed configuration before anything of it is built: class paths lead to classes, all else is plain.
+    """Checks a parsed configuration before it is built: class paths must lead to classes, and all else must be plain values.
 
     Raises:
         InputError: naming the setting.
@@ -123,7 +123,7 @@ def refuse_other_than_classes(config: Namespace) -> None:
         module, _, name = str(path).rpartition(".")
         if not isinstance(getattr(import_module(module), name, None), type):
             raise InputError(
-                f"{setting} names {path}, which is no class; expected a class of the wanted kind"
+                f"{setting} names {path}, which is not a class; expected a class of the setting's kind"
             )
     for setting, value in _leaves(plain):
         last = setting.rpartition(".")[2]
@@ -149,7 +149,7 @@ def _class_paths(plain: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(plain: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value, with its setting; a refused argument counts as one whatever it holds."""
+    """Every value with its setting; a refused argument counts as one value whatever it holds."""
     if isinstance(plain, dict) and at.rpartition(".")[2] not in REFUSED_ARGUMENTS:
         for name, value in plain.items():
             yield from _leaves(value, f"{at}.{name}" if at else str(name))
@@ -170,7 +170,7 @@ def _subclasses(kind: type) -> Iterator[type]:
 
 
 def _paths_of(cls: type) -> Iterator[str]:
-    """Where a class is defined, and the packages about that module which show it: jsonargparse asks about both."""
+    """Import paths of a class: where it is defined, and the enclosing packages that export it; jsonargparse checks both."""
     parts = cls.__module__.split(".")
     for count in range(1, len(parts) + 1):
         module = ".".join(parts[:count])
@@ -179,15 +179,15 @@ def _paths_of(cls: type) -> Iterator[str]:
 
 
 def explain_denied(error: BaseException) -> str | None:
-    """One line for the parser's complaint about a path that may not be imported; None for another complaint."""
-    # The parser's own words may be about what it tried next, hence the errors from which this one came.
-    said = " ".join(str(each) for each in _origins(error))
-    denied = re.search(r"Importing '([^']+)' is not allowed", said)
+    """One line for the parser's error about a path that may not be imported; None for another error."""
+    # The parser's own message may be about what it tried next, hence the errors that caused it.
+    message = " ".join(str(origin) for origin in _origins(error))
+    denied = re.search(r"Importing '([^']+)' is not allowed", message)
     if denied is None:
         return None
     path = denied[1]
-    key = re.search(r'Parser key "([^"]+)"', said)
-    file = re.search(r"Config file loop detected: (\S+)", said)
+    key = re.search(r'Parser key "([^"]+)"', message)
+    file = re.search(r"Config file loop detected: (\S+)", message)
     where = (key[1] if key else "the configuration") + (f" ({file[1]})" if file else "")
     return (
         f"{where} names {path}, which is neither mmvae's, an installed plugin's nor one of Lightning's classes that a "
@@ -197,7 +197,7 @@ def explain_denied(error: BaseException) -> str | None:
 
 
 def _origins(error: BaseException) -> Iterator[BaseException]:
-    """An error and those in whose handling it was raised."""
+    """An error and the errors during whose handling it was raised."""
     origin: BaseException | None = error
     while origin is not None:
         yield origin

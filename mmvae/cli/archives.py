@@ -1,4 +1,4 @@
-"""`mmvae embed|index|search`: cohorts to an index, and queries to it."""
+"""`mmvae embed|index|search|migrate`: builds an index from cohorts, and searches it."""
 
 import json
 import os
@@ -135,7 +135,7 @@ def _migrate(a) -> int:
 
 
 def _record(path: Path) -> dict[str, float | int | str]:
-    """A record as JSON: fields with a number or a word each; null is missing."""
+    """The record in a JSON file: a number or a word per field; null values are left out."""
     from mmvae.errors import InputError
 
     try:
@@ -146,7 +146,7 @@ def _record(path: Path) -> dict[str, float | int | str]:
         raise InputError(f"--record {path.name}: expected an object of fields, found {type(plain).__name__}")
     for name, value in plain.items():
         if value is not None and (not isinstance(value, int | float | str) or value != value):
-            raise InputError(f"--record {path.name}: field {name!r} is no finite number and no word")
+            raise InputError(f"--record {path.name}: field {name!r} is neither a finite number nor a word")
     return {name: value for name, value in plain.items() if value is not None}
 
 
@@ -174,7 +174,7 @@ def _search(a) -> int:
 
 
 def _query(a, index, archive):
-    """The case that is asked by: of the archive, of a cohort, or a study's folder."""
+    """The query: a case of the archive, a case of a cohort, or a study's folder."""
     from mmvae.cohort import Cohort
     from mmvae.model import MMVAE
     from mmvae.retrieval.query import query_from_archive, query_from_cohort, query_from_folder
@@ -189,7 +189,7 @@ def _query(a, index, archive):
 
 
 def _plain_result(result) -> dict:
-    """The result as scripts rely on it (FORMATS: Commands)."""
+    """The result as the JSON on which scripts rely (FORMATS: Commands)."""
     neighbours = [
         {"case_id": n.case_id, "distance": n.distance, "labels": dict(n.labels), "label_source": dict(n.label_source),
          "terms": n.terms, "missing": list(n.missing)}

@@ -1,11 +1,11 @@
-"""`mmvae-bench`: hands over to the benchmark suite of the checkout that mmvae was installed from."""
+"""`mmvae-bench`: runs the benchmark suite of the checkout from which mmvae was installed."""
 
 import sys
 from pathlib import Path
 
 
 def main() -> int:
-    """The suite's own `main`; a wheel has no suite, and says so."""
+    """Runs the suite's own `main`; a wheel has no suite, and a message says so."""
     checkout = Path(__file__).parents[2]
     if not (checkout / "benchmarks" / "__main__.py").is_file():
         print(

@@ -1,4 +1,4 @@
-"""`mmvae phantom|scan|assign|rekey|whereis`: sources to cohorts, and what is behind a pseudonym."""
+"""`mmvae phantom|scan|assign|rekey|whereis`: makes cohorts from sources, and looks up pseudonyms."""
 
 import os
 import sys
@@ -41,7 +41,9 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--jobs", type=int, default=cores)
     p.add_argument("--strict", action="store_true")
 
-    p = commands.add("assign", _assign, "ask again which kind each series is, e.g. after installing a plugin")
+    p = commands.add(
+        "assign", _assign, "assign the kind of each series again, e.g. after installing a plugin"
+    )
     p.add_argument("--cohort", type=Path, required=True)
     p.add_argument("--override", type=Path, help="table of F_or_series,kind")
 
@@ -97,7 +99,7 @@ def _scan_table(a: Namespace) -> "ScanSummary":
 
     if a.records is None:
         raise InputError(
-            "a MAP with `assets`, `case` or `patient` speaks of a table, and none is given", "records"
+            "a MAP with `assets`, `case` or `patient` needs a table, and none is given", "records"
         )
     return scan_table(
         a.source, a.out, a.map, a.records, a.splits, a.folds, a.split_seed, a.jobs, progress=bar("cases")
@@ -125,7 +127,7 @@ def _rekey(a: Namespace) -> int:
     from mmvae.custody.rekey import rekey
 
     print(
-        f"{rekey(a.cohort)} cases and their vault have a new key; embeddings and indexes must be made again"
+        f"{rekey(a.cohort)} cases and their vault have a new key; embeddings and indexes must be built again"
     )
     return 0
 

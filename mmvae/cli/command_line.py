@@ -1,4 +1,4 @@
-"""mmvae …: the command line. Each command imports only what it runs, so that `mmvae --help` stays under a second."""
+"""The entry point of `mmvae …`. Each command imports only what it needs, so that `mmvae --help` stays under a second."""
 
 import argparse
 import errno
@@ -21,7 +21,7 @@ LIGHTNING = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit status is FORMATS.md's."""
+    """Runs one command and returns its exit status (see FORMATS.md)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     command = None
     try:
@@ -34,22 +34,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = arguments.command
         return arguments.run(arguments) or 0
     except KeyboardInterrupt:
-        print("interrupted; nothing half written is left", file=sys.stderr)
+        print("interrupted; no partly written file is left", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
     except Exception as error:
         refused = _refused(error)
         if refused is None and not _no_room(error):
-            raise  # a fault of ours, whose traceback is wanted
+            raise  # a bug of ours: show the traceback
         flag = flag_of(command, refused.field) if command and refused else ""
-        said = " ".join(str(error).split())
-        print(f"mmvae: {flag + ': ' if flag else ''}{printable(said)}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        print(f"mmvae: {flag + ': ' if flag else ''}{printable(message)}", file=sys.stderr)
         return refused.exit_status if refused else 1
 
 
 def _refused(error: BaseException) -> InputError | None:
-    """The refusal that an error is, or was raised from."""
+    """The InputError that an error is or was raised from, if any."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
@@ -57,7 +57,7 @@ def _refused(error: BaseException) -> InputError | None:
 
 
 def _no_room(error: BaseException) -> bool:
-    """Whether the disk or its rights stand in the way, as the user can mend."""
+    """Whether the error comes from the disk or its permissions, which the user can fix."""
     if isinstance(error, sqlite3.OperationalError):
         return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     return isinstance(error, OSError) and error.errno in NO_ROOM

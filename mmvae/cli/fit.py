@@ -34,7 +34,7 @@ EPILOG = (
 
 
 class _SaveConfig(SaveConfigCallback):
-    """The resolved YAML, in the run folder and nowhere else."""
+    """Writes the resolved YAML into the run folder and nowhere else."""
 
     def setup(self, trainer, pl_module, stage: str) -> None:
         if trainer.is_global_zero and stage == "fit":
@@ -47,22 +47,22 @@ class _SaveConfig(SaveConfigCallback):
 
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser) -> None:
-        parser.add_argument("--profile", action="store_true", help="print where the time of a fit goes")
+        parser.add_argument("--profile", action="store_true", help="print where a fit spends its time")
 
     def _parse_ckpt_path(self) -> None:
-        """A run's settings are those of its YAML: hyperparameters that a checkpoint holds would replace them silently."""
+        """Does nothing: a run's settings are those of its YAML, and hyperparameters of a checkpoint would silently replace them."""
 
     def before_instantiate_classes(self) -> None:
-        """Nothing has been built so far: the last look at what the configuration names."""
+        """The last check of what the configuration names, before anything is built."""
         settings = self.config[str(self.subcommand)]
         refuse_other_than_classes(settings)
         checkpoint = settings.ckpt_path
-        if checkpoint not in (None, "last", "best"):  # Lightning would also fetch it from an address
+        if checkpoint not in (None, "last", "best"):  # Lightning would also download it from a URL
             read_checkpoint(Path(checkpoint), "cpu")
         settings.weights_only = True  # whatever the YAML says: a pickle runs code
 
     def _instantiate_trainer(self, config, callbacks):
-        """The trainer with a run folder of its own, the retrieval monitor, and the best and last checkpoints kept there."""
+        """The trainer with its own run folder, in which the best and last checkpoints are kept, and the retrieval monitor."""
         if self._get(self.config_init, "profile", default=False):
             config["profiler"] = "simple"
         folder = Path(
@@ -72,7 +72,7 @@ class _CLI(LightningCLI):
         ours: list[Callback] = [RetrievalMonitor()]
         named = config.get("callbacks") or []
         if not config.get("fast_dev_run") and not any(isinstance(c, ModelCheckpoint) for c in named):
-            # Two: `save_last` of the first would follow only the epochs in which it improves.
+            # Two callbacks: `save_last` of the first would save only in epochs in which the metric improves.
             ours.append(
                 ModelCheckpoint(
                     folder, filename="best", monitor="val/mAP", mode="max", enable_version_counter=False
@@ -86,7 +86,7 @@ class _CLI(LightningCLI):
         return super()._instantiate_trainer(config, [*callbacks, *ours])
 
     def before_fit(self) -> None:
-        """Patients' data go to no service unless asked."""
+        """Refuses to send patients' data to a service unless the user asks for it."""
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
             if (
                 self.datamodule.cohort.card.source != "phantom"
@@ -101,8 +101,8 @@ class _CLI(LightningCLI):
             print(f"run folder: {self.trainer.default_root_dir}")
 
     def after_fit(self) -> None:
-        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        best = next((c.best_model_path for c in kept if c.monitor and c.best_model_path), "")
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        best = next((c.best_model_path for c in callbacks if c.monitor and c.best_model_path), "")
         if best and self.trainer.is_global_zero:
             print(f"best checkpoint: {best}")
 
@@ -111,7 +111,7 @@ def run(argv: Sequence[str]) -> None:
     """One run of the LightningCLI.
 
     Raises:
-        InputError: instead of a traceback, for what a user can mend.
+        InputError: instead of a traceback, for errors that a user can fix.
     """
     load_all()  # short class names resolve only once their module is imported
     argv, modules = without_trust(argv)
@@ -151,12 +151,12 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _explain(error: ArgumentError) -> str:
-    """The parser's complaint in one line, with the installed modalities where a class was not found."""
+    """The parser's error in one line, with the installed modalities if a class was not found."""
     denied = explain_denied(error)
     if denied is not None:
         return denied
-    said = " ".join(str(error).split())[:600]
-    if "modalities" in said or "class_path" in said or "Import path" in said or "subclass" in said:
+    message = " ".join(str(error).split())[:600]
+    if any(word in message for word in ("modalities", "class_path", "Import path", "subclass")):
         names = ", ".join(f"{name} ({plugin.path.split(':')[1]})" for name, plugin in installed().items())
-        said += f". Installed modalities: {names}; install others with pip, or give a full class path"
-    return said
+        message += f". Installed modalities: {names}; install others with pip, or give a full class path"
+    return message

@@ -1,4 +1,4 @@
-"""`mmvae evaluate|show`: what a checkpoint is worth, and what it sees."""
+"""`mmvae evaluate|show`: evaluates checkpoints, and shows what a model sees of a case."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def add_to(commands: Commands) -> None:
     p.add_argument("--checkpoint", type=Path, nargs="+", required=True)
     p.add_argument("--cohort", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--relevance", help="one target instead of the card's graded list")
+    p.add_argument("--relevance", help="a single target in place of the card's graded relevance")
     add_trust(p)
 
     p = commands.add(
@@ -42,6 +42,6 @@ def _evaluate(a) -> int:
 def _show(a) -> int:
     from mmvae.serve.show import show_case
 
-    written = show_case(a.case, a.cohort, a.checkpoint, a.sources.split(",") if a.sources else None, a.out)
-    print(written)
+    page = show_case(a.case, a.cohort, a.checkpoint, a.sources.split(",") if a.sources else None, a.out)
+    print(page)
     return 0

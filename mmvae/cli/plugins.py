@@ -1,4 +1,4 @@
-"""`mmvae modalities|new-modality|doctor`: what is installed, and what is missing."""
+"""`mmvae modalities|new-modality|doctor`: lists plugins, creates one, and checks the installation."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from mmvae.cli.commands import Commands
 def add_to(commands: Commands) -> None:
     """Adds the commands of this file."""
     p = commands.add("doctor", _doctor, "what this machine lacks, each with its remedy")
-    p.add_argument("--index", type=Path, help="an index whose file system is looked at")
+    p.add_argument("--index", type=Path, help="an index whose file system is checked")
 
     commands.add("modalities", _modalities, "installed modalities; imports none of them")
-    p = commands.add("new-modality", _new_modality, "a plugin that passes conformance as it stands")
+    p = commands.add("new-modality", _new_modality, "a new plugin that already passes the conformance checks")
     p.add_argument("name")
     p.add_argument("--out", type=Path, required=True)
 

@@ -1,6 +1,6 @@
-"""What a run shows: our own lines and Lightning's progress, without other libraries' advertisements and warnings.
+"""Filters the output of a run: shows our own lines and Lightning's progress, and hides other libraries' tips and warnings.
 
-Each line that is kept back is named here, so that a new one is seen.
+Each hidden line is listed here, so that new ones stay visible.
 """
 
 import logging
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# How the lines of Lightning's log begin that tell a user of mmvae nothing.
+# Beginnings of those lines of Lightning's log that are useless to a user of mmvae.
 UNSAID = (
     "Seed set to ",
     "GPU available: ",
@@ -25,8 +25,8 @@ UNSAID = (
     "Loaded model weights from the checkpoint at ",
 )
 
-# Warnings that are not about what the user did. `data.workers: 0` is our default and best on two cores; the run's folder is its
-# own; the pytree warning is between torch and Lightning; jsonargparse's is between Lightning and itself.
+# Warnings about things that the user did not cause. `data.workers: 0` is our default and best on two cores; each run has its own
+# folder; the pytree warning concerns torch and Lightning; jsonargparse's concerns Lightning.
 UNWARNED = (
     r"The '\w+' does not have many workers which may be a bottleneck",
     r"Checkpoint directory .* exists and is not empty",
@@ -41,22 +41,22 @@ UNWARNED = (
 )
 
 
-class _Unsaid(logging.Filter):
+class _LineFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().lstrip().startswith(UNSAID)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, what `UNSAID` and `UNWARNED` name is kept back; everything else is shown as it comes."""
-    unsaid = _Unsaid()
+    """A context in which the lines and warnings of `UNSAID` and `UNWARNED` are hidden, and everything else is shown."""
+    line_filter = _LineFilter()
     handlers = [
         handler
         for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning")
         for handler in logging.getLogger(name).handlers
     ]
     for handler in handlers:
-        handler.addFilter(unsaid)
+        handler.addFilter(line_filter)
     try:
         with warnings.catch_warnings():
             for message in UNWARNED:
@@ -64,12 +64,12 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         for handler in handlers:
-            handler.removeFilter(unsaid)
+            handler.removeFilter(line_filter)
 
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Within it, what mmvae's library logs is printed."""
+    """A context in which the log of mmvae's library is printed."""
     ours, handler = logging.getLogger("mmvae"), logging.StreamHandler(sys.stdout)
     level = ours.level
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -1,4 +1,4 @@
-"""Configurations of earlier releases: fields that have another name today are read by their old one."""
+"""Reads configurations of earlier releases, in which some fields of recipes have other names."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from mmvae.modality import Modality
 
 @contextmanager
 def old_names_are_read() -> Iterator[None]:
-    """Within it, the parser reads a recipe's old field names (`Modality.renamed_fields`) as the new ones."""
+    """A context in which the parser accepts a recipe's old field names (`Modality.renamed_fields`)."""
     load = get_loader("yaml")
     set_loader("yaml", lambda text: renamed(load(text)), (yaml.YAMLError,))
     try:
@@ -22,7 +22,7 @@ def old_names_are_read() -> Iterator[None]:
 
 
 def renamed(plain: Any) -> Any:
-    """Plain values in which the arguments of each recipe have today's names."""
+    """The plain values with today's names for the arguments of each recipe."""
     if isinstance(plain, list):
         return [renamed(value) for value in plain]
     if not isinstance(plain, dict):
@@ -35,7 +35,7 @@ def renamed(plain: Any) -> Any:
 
 
 def _renamed_fields(path: str) -> Mapping[str, str]:
-    """Old name → new of the loaded recipe with this path or short name; empty where there is none."""
+    """New field name by old one, of the loaded recipe with this path or short name; empty if there is none."""
     kinds = [Modality]
     for kind in kinds:
         if path in (kind.__name__, f"{kind.__module__}.{kind.__qualname__}"):

@@ -1,1 +1,1 @@
-"""What is done to cohort and vault as a whole."""
+"""Operations on a whole cohort with its vault, or on a whole index: a new key, and migration from earlier releases."""

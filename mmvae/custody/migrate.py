@@ -1,4 +1,4 @@
-"""An index or embedding of an earlier release, brought to this one's form; its vectors stay as they are."""
+"""Migrates an index or embedding of an earlier release to this one's format; its vectors stay as they are."""
 
 import json
 from dataclasses import replace
@@ -13,13 +13,13 @@ from mmvae.retrieval.provenance import Provenance
 
 
 def migrate(path: Path) -> str:
-    """Migrates what lies at a path; returns a sentence that says what was done.
+    """Migrates the index or embedding at a path; returns a sentence that says what was done.
 
-    Cohorts and checkpoints load as they are. An index or embedding that says of itself what release 0.1 said can be
-    searched as it is, too; to take new cases it needs the fingerprint that this release gives its model.
+    Cohorts and checkpoints load without migration. An index or embedding of release 0.1 can be searched without migration
+    too; to take new cases, it needs the fingerprint that this release computes for its model.
 
     Raises:
-        InputError: where the path holds nothing of mmvae, or vectors that are not its checkpoint's.
+        InputError: if the path holds nothing of mmvae, or vectors that do not belong to its checkpoint.
     """
     if (path / "index.sqlite").is_file():
         index = Index.open(path)
@@ -38,14 +38,14 @@ def migrate(path: Path) -> str:
         return _sentence("embedding", current != provenance)
     if (path / "cases.jsonl").is_file() or path.suffix == ".ckpt":
         return "nothing to migrate: cohorts and checkpoints of earlier releases load as they are"
-    raise InputError(f"{path} is no index, embedding, cohort or checkpoint of mmvae", "path")
+    raise InputError(f"{path} is not an index, embedding, cohort or checkpoint of mmvae", "path")
 
 
 def _of_this_release(provenance: Provenance, checkpoint: Path) -> Provenance:
     model = MMVAE.load_from_checkpoint(checkpoint)
     if (model.space, model.roles) != (provenance.space, provenance.roles):
         raise InputError(
-            f"{checkpoint} forms points otherwise than these vectors say; they are another model's. Embed the cohort again"
+            f"{checkpoint} does not form points as these vectors say; they belong to another model. Embed the cohort again"
         )
     return replace(provenance, fingerprint=model.fingerprint())
 

@@ -1,4 +1,4 @@
-"""Vault and cohort under a new key, together: every pseudonym, every shifted date, every folder's name."""
+"""Gives a cohort and its vault a new key: renames every pseudonym and folder, and shifts every date anew."""
 
 import hashlib
 import json
@@ -19,22 +19,22 @@ from mmvae.identity.vault import Vault, vault_path
 from mmvae.ingest.names import files_field
 from mmvae.splits import Split, Splits
 
-Renames = Mapping[str, Mapping[str, str]]  # by what is named: old pseudonym → new one
+Renames = Mapping[str, Mapping[str, str]]  # for patients, cases, files and series: old pseudonym → new one
 
 
 def rekey(root: Path) -> int:
-    """A new key for the cohort at `root` and its vault; how many cases were renamed.
+    """Gives the cohort at `root` and its vault a new key; returns how many cases were renamed.
 
-    Both are built anew beside the old ones and swapped by renames, the cohort first; a run that was stopped in between is
-    finished by the next. Embeddings and indexes of the old names must be made again.
+    Both are built beside the old ones and swapped in by renames, the cohort first; an interrupted swap is finished by the
+    next run. Embeddings and indexes with the old names must be built again.
 
     Raises:
-        InputError: where cohort or vault cannot be read, or do not belong together.
+        InputError: if cohort or vault cannot be read, or do not belong together.
     """
     place = vault_path(root)
     new_root, new_place = root.with_name(f".{root.name}.rekeyed"), place.with_name(f".{place.name}.rekeyed")
-    # The new vault is complete before a first rename, and removed before the new cohort is: where it stands alone,
-    # or where the old cohort is gone, the run before this one was stopped while it swapped.
+    # The new vault is complete before the first rename, and is discarded before the new cohort is. So if it exists without
+    # the new cohort, or the old cohort is gone, the previous run was interrupted during the swap.
     if new_place.is_dir() and not (root.is_dir() and new_root.is_dir()):
         _put(new_root, root)
         _put(new_place, place)
@@ -57,7 +57,7 @@ def _discard(new_root: Path, new_place: Path) -> None:
 
 
 def _put(new: Path, place: Path) -> None:
-    """Puts a folder into its place, also where an earlier run had begun or finished that."""
+    """Moves a folder to its place, even if an earlier run had begun or finished doing so."""
     if new.is_dir() and place.is_dir():
         swap_folder(new, place)
     elif new.is_dir():
@@ -66,7 +66,7 @@ def _put(new: Path, place: Path) -> None:
 
 
 def _write_renamed(cohort: Cohort, old: Vault, new_root: Path, new_place: Path) -> None:
-    """The cohort under a new key at `new_root`, and then the vault that belongs to it."""
+    """Writes the cohort under a new key to `new_root`, and then the vault that belongs to it."""
     new = Vault(new_place, secrets.token_bytes(32))
     (new_root / "cases").mkdir(parents=True)
     names = {
@@ -76,8 +76,8 @@ def _write_renamed(cohort: Cohort, old: Vault, new_root: Path, new_place: Path) 
         "series": new.series,
     }
     rename = {
-        what: {name: give(identifier) for name, identifier in old.known.get(what, {}).items()}
-        for what, give in names.items()
+        what: {name: pseudonym_of(identifier) for name, identifier in old.known.get(what, {}).items()}
+        for what, pseudonym_of in names.items()
     }
     cases = [_case(case, cohort.root, new_root, old, new, rename) for case in cohort.cases]
     write_cohort(new_root, cohort.card, cases, _splits(cohort.splits, rename["patients"]))
@@ -98,7 +98,7 @@ def _splits(splits: Splits | None, patients: Mapping[str, str]) -> Splits | None
 
 
 def _skipped(line: str, rename: Renames) -> str:
-    """A line of skipped.jsonl."""
+    """A line of skipped.jsonl under the new names."""
     entry = json.loads(line)
     entry["file"] = _file(entry["file"], rename["files"])
     if entry.get("series") is not None:
@@ -114,15 +114,15 @@ def _file(name: str, files: Mapping[str, str]) -> str:
 
 
 def _case(case: Case, source: Path, target: Path, old: Vault, new: Vault, rename: Renames) -> Case:
-    """The case under its new names, its folder copied, its texts' dates moved as the new key says.
+    """The case under its new names; copies its folder, and shifts the dates of its texts by the new key.
 
     Args:
-        case: Under its old names.
+        case: The case under its old names.
         source: The old cohort's folder.
-        target: The new one's.
+        target: The new cohort's folder.
         old: The old vault.
-        new: The new one.
-        rename: The pseudonyms.
+        new: The new vault.
+        rename: New pseudonym by old one.
     """
     head, mark, lesion = case.case_id.partition("-")
     if head not in rename["cases"] or case.patient not in rename["patients"]:
@@ -131,8 +131,8 @@ def _case(case: Case, source: Path, target: Path, old: Vault, new: Vault, rename
         )
     case_id = rename["cases"][head] + mark + lesion
     (target / "cases" / case_id).mkdir()
-    who = old.known["patients"][case.patient]
-    days = new.shift_days(who) - old.shift_days(who)
+    identifier = old.known["patients"][case.patient]
+    days = new.shift_days(identifier) - old.shift_days(identifier)
     assets = []
     for asset in case.assets:
         uri = f"cases/{case_id}/{Path(asset.uri).name}"
@@ -165,7 +165,7 @@ def _facts(asset: Asset, rename: Renames) -> dict[str, Any]:
 def _files(asset: Asset, old: Vault, new: Vault, rename: Renames) -> tuple[str, ...] | dict[str, Any]:
     names = old.known["many"][asset.files["sha256"]] if isinstance(asset.files, Mapping) else asset.files
     renamed = tuple(sorted(_file(name, rename["files"]) for name in names))
-    kept = files_field(renamed)
-    if isinstance(kept, dict):
-        new.many(kept["sha256"], renamed)
-    return kept
+    field = files_field(renamed)
+    if isinstance(field, dict):
+        new.many(field["sha256"], renamed)
+    return field

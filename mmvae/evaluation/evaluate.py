@@ -80,7 +80,7 @@ def _relevance(cohort: Cohort, target: str | None) -> tuple[Relevance, ...]:
     if target is not None:
         if target not in cohort.card.targets:
             listed = list(cohort.card.targets)
-            raise InputError(f"{target!r} is no target; card.json lists {listed}", "relevance")
+            raise InputError(f"{target!r} is not a target; card.json lists {listed}", "relevance")
         return (Relevance(1, (target,)),)
     if not cohort.card.relevance:
         raise InputError("card.json lists no relevance; name a target, or write it into the MAP", "relevance")

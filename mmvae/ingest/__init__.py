@@ -1,1 +1,1 @@
-"""Study to case: what a source holds becomes a cohort folder; kept volumes are written once as NIfTI."""
+"""Ingest: turns a source of studies into a cohort folder, with each volume that is used written once as NIfTI."""

@@ -1,4 +1,4 @@
-"""What stands beside a source of DICOM files: records and their MAP, reports, lesion points, kinds by hand."""
+"""Data supplied beside the DICOM files of a source: records and their MAP, reports, lesion points, manual kinds."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,14 @@ from mmvae.ingest.table.rows import Row
 
 @dataclass(frozen=True)
 class Annotations:
-    """Words and points that are found by a study's PatientID or AccessionNumber.
+    """Records, reports, lesion points and manual kinds, looked up by a study's PatientID or AccessionNumber.
 
     Args:
-        mapping: Says what the columns of the records are; None where there are none.
-        rows: Of the records, by key.
+        mapping: Explains the columns of the records; None if there are no records.
+        rows: Rows of the records, by key.
         points: Lesion points in LPS mm, by case_id, PatientID or AccessionNumber.
-        override: Kind by F or series.
-        reports: A folder of <AccessionNumber or PatientID>.txt, or the one study's text.
+        override: Kind by F or series, set by hand.
+        reports: A folder of <AccessionNumber or PatientID>.txt, or the text file of the only study.
     """
 
     mapping: Map | None = None
@@ -34,7 +34,7 @@ class Annotations:
     reports: Path | None = None
 
     def row_of(self, names: Sequence[str], identifiers: Sequence[str]) -> Row | None:
-        """The row of a study by its names, without the identifiers that its headers hold."""
+        """The row of a study, found by its names; identifiers from its headers are removed from the cells."""
         row = next((self.rows[name] for name in names if name in self.rows), None)
         if row is None or self.mapping is None:
             return None
@@ -45,7 +45,7 @@ class Annotations:
         }
 
     def reports_of(self, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
-        """Each report of a study by its names, and the path by which the vault knows it."""
+        """Each report of a study, found by its names, and the path under which the vault stores it."""
         if self.reports is None:
             return
         if self.reports.is_file():
@@ -77,7 +77,7 @@ def read_annotations(
     rows: dict[str, Row] = {}
     if records is not None:
         table = read_table(records, mapping.columns() if mapping else set(), "records")
-        # Without a MAP the first column is the key, and every other one a field of the record.
+        # Without a MAP the first column is the key, and every other column is a field of the record.
         mapping = mapping or Map(next(iter(table[0])), every_other_column=True)
         rows = _by_key(records, table, mapping.key)
     return Annotations(mapping, rows, _points(lesions), read_override(override), reports)
@@ -89,7 +89,7 @@ def _by_key(path: Path, table: Sequence[Row], key: str) -> dict[str, Row]:
         name = (row.get(key) or "").strip()
         if name in rows:
             raise InputError(
-                f"{path.name} line {line}: {key} stands on an earlier line too; one row is one case",
+                f"{path.name} line {line}: {key} is also on an earlier line; expected one row per case",
                 "records",
             )
         rows[name] = row

@@ -1,7 +1,7 @@
-"""One study's headers, and what stands beside them → its cases in a cohort's folder.
+"""Assembles one study's headers and annotations into cases in a cohort's folder.
 
-`write_study` does the heavy part (voxels and texts) and runs in a process of its own; `Assembler` prepares it, and makes cases
-of what it gives. A scan does so for every study of a source; a listener for the one that has arrived.
+`write_study` does the heavy part (voxels and texts) and may run in a worker process; `Assembler` prepares it, and makes cases
+from its result. A scan does so for every study of a source, a listener for the study that has arrived.
 """
 
 import shutil
@@ -26,10 +26,10 @@ class Assembler:
     """Writes studies into a cohort's folder, one at a time.
 
     Args:
-        root: Of the cohort, or of one that is being written.
-        vault: That gives the pseudonyms.
-        annotations: Records, reports, lesion points and kinds by hand.
-        ask: Answers what the installed modalities claim.
+        root: Folder of the cohort, which may still be incomplete.
+        vault: Issues the pseudonyms.
+        annotations: Records, reports, lesion points and manual kinds.
+        ask: Returns the claims of the installed modalities.
     """
 
     root: Path
@@ -41,9 +41,9 @@ class Assembler:
         """What a worker needs to write a study's files.
 
         Args:
-            study: As read.
-            patient: The pseudonym under which its patient is known.
-            files: Of the source, by number.
+            study: The study as read.
+            patient: The patient's pseudonym.
+            files: Files of the source, by number.
         """
         reports = ((path, self.vault.file(known)) for path, known in self.annotations.reports_of(study.names))
         shift = self.vault.shift_days(self.vault.known["patients"][patient])
@@ -52,7 +52,7 @@ class Assembler:
         return StudyTask(study.spool, self.root, case_id, own, shift, tuple(reports), self.vault.key)
 
     def row(self, study: Study, study_files: StudyFiles) -> Row | None:
-        """The study's row of the records, without what its headers hold of identifiers."""
+        """The study's row of the records, with identifiers from its headers removed."""
         return self.annotations.row_of(study.names, study_files.identifiers)
 
     def cases(
@@ -63,14 +63,14 @@ class Assembler:
         row: Row | None,
         columns: Mapping[str, RecordColumn],
     ) -> list[Case]:
-        """The study's cases, one per lesion point; none, and no folder, where nothing in it could be used.
+        """The study's cases, one per lesion point; none, and no folder, if nothing in it could be used.
 
         Args:
-            study: As read.
-            patient: Pseudonym.
-            study_files: What `write_study` gave.
-            row: Of the records.
-            columns: Of the record's fields.
+            study: The study as read.
+            patient: The patient's pseudonym.
+            study_files: Result of `write_study`.
+            row: The study's row of the records.
+            columns: Columns of the record's fields.
         """
         case_id = self.vault.case(study.uid)
         for identifier in study_files.series.values():
@@ -99,20 +99,20 @@ class Assembler:
         files: Mapping[int, SourceFile],
         columns: Mapping[str, RecordColumn],
     ) -> tuple[list[Case], StudyFiles]:
-        """One study written in this process: its cases, and its files with what had to be left out.
+        """Writes one study in this process and returns its cases, and its files including those that were left out.
 
         Args:
-            study: As read.
-            patient: Pseudonym.
-            files: Of the source, by number.
-            columns: Of the record's fields, as the cohort's card has them.
+            study: The study as read.
+            patient: The patient's pseudonym.
+            files: Files of the source, by number.
+            columns: Columns of the record's fields, as in the cohort's card.
         """
         study_files = write_study(self.task(study, patient, files))
         row = self.row(study, study_files)
         return self.cases(study, patient, study_files, row, columns), study_files
 
     def _points(self, case_id: str, study: Study, study_files: StudyFiles) -> list[PointMM]:
-        """The lesion points stated for the study, else those that it marks itself."""
+        """The lesion points listed for the study, else those that the study itself marks."""
         names = [case_id, *study.names]
         stated = next(
             (self.annotations.points[name] for name in names if name in self.annotations.points), None
@@ -128,7 +128,7 @@ class Assembler:
         )
 
     def _copy(self, case: Case, case_id: str) -> Case:
-        """The same study as a case of another lesion, with files of its own, so that erasing one is one act."""
+        """A case of another lesion of the same study, with its own copies of the files, so that each case can be erased alone."""
         target = self.root / "cases" / case_id
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.root / "cases" / case.case_id, target)

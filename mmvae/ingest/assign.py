@@ -1,4 +1,4 @@
-"""Facts → kind: the best claim of all installed modalities above a threshold, the runner-up kept."""
+"""Assigns each asset a kind: that of the best claim among all installed modalities, if it is above a threshold."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from mmvae.discovery import installed
 from mmvae.errors import InputError
 from mmvae.ingest.claims import AskClaims, ClaimProcess, Claims
 
-# Below it an asset's kind stays unknown: a wrong kind harms a search more than an unused series.
+# Below this claim an asset's kind stays unknown: a wrong kind harms a search more than an unused series.
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A kind or None, how surely, and the next best."""
+    """A kind or None, the confidence in it, and the second-best kind."""
 
     kind: str | None
     confidence: float
@@ -26,7 +26,7 @@ class Assignment:
 
 
 def assignment_of(claims: Claims, override: str | None = None) -> Assignment:
-    """The kind that follows from the claims, the surest first; an override is sure, and "" stands for no kind."""
+    """The kind that follows from claims sorted by confidence; an override has confidence 1, and "" means no kind."""
     if override is not None:
         other = next((kind for claim, kind in claims if claim > 0 and kind != override), None)
         return Assignment(override or None, 1.0, other)
@@ -43,13 +43,13 @@ def with_kinds(
     override: Mapping[str, str],
     many: Mapping[str, Sequence[str]] = {},
 ) -> tuple[Asset, ...]:
-    """The assets with their kinds asked.
+    """The assets with their kinds assigned.
 
     Args:
-        assets: Of one or several cases.
-        ask: What answers.
+        assets: Assets of one or several cases.
+        ask: Returns the claims of the installed modalities.
         override: Kind by the series' pseudonym, or by F of one of an asset's files.
-        many: F of each file by the hash that stands for them in an asset's `files`.
+        many: F of each file, by the hash that represents them in an asset's `files`.
     """
     answers = ask([{**asset.facts, "type": asset.type} for asset in assets])
     assigned = []
@@ -57,15 +57,17 @@ def with_kinds(
         files = many.get(asset.files["sha256"], ()) if isinstance(asset.files, Mapping) else asset.files
         names = [name.split("#")[0] for name in files] + [str(asset.facts.get("series", ""))]
         by_hand = next((override[name] for name in names if name in override), None)
-        found = assignment_of(claims, by_hand)
+        assignment = assignment_of(claims, by_hand)
         assigned.append(
-            replace(asset, kind=found.kind, confidence=found.confidence, runner_up=found.runner_up)
+            replace(
+                asset, kind=assignment.kind, confidence=assignment.confidence, runner_up=assignment.runner_up
+            )
         )
     return tuple(assigned)
 
 
 def read_override(path: Path | None) -> dict[str, str]:
-    """Kind by F or series, from `F_or_series,kind` rows; an empty kind makes a series unknown.
+    """Kind by F or series, from rows `F_or_series,kind`; an empty kind makes a series unknown.
 
     Raises:
         InputError: naming the line, or a kind that no installed modality has.
@@ -97,10 +99,10 @@ def read_override(path: Path | None) -> dict[str, str]:
 
 
 def assign_cohort(root: Path, override: Path | None = None) -> tuple[int, int]:
-    """Asks again which kind each asset of a scanned cohort is; how many changed, and how many stay unknown.
+    """Assigns the kinds of a scanned cohort's assets again; returns how many changed, and how many are unknown.
 
     Raises:
-        InputError: for a cohort whose kinds came from a MAP: it holds no header facts to ask by.
+        InputError: for a cohort whose kinds came from a MAP: it has no header facts to decide by.
     """
     cohort = Cohort.load(root)
     if cohort.card.source != "dicom":

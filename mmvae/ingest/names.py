@@ -1,4 +1,4 @@
-"""What an asset's `files` says: F of each source file, and which of its frames are meant."""
+"""The field `files` of an asset: F of each source file, and which of its frames were used."""
 
 import hashlib
 from collections import defaultdict
@@ -12,7 +12,7 @@ MOST_NAMES = 64
 
 
 def names_of(frames: Sequence[Frame], files: Mapping[int, SourceFile]) -> tuple[str, ...]:
-    """F of each file, with its frames (counted from 1) where only some of them are meant: `F#3-17`."""
+    """F of each file, followed by its frames (counted from 1) if only some of them were used: `F#3-17`."""
     by_file: dict[int, set[int]] = defaultdict(set)
     count: dict[int, int] = {}
     for frame in frames:
@@ -41,7 +41,7 @@ def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def files_field(names: Sequence[str]) -> tuple[str, ...] | dict[str, Any]:
-    """An asset's `files`: the names, or above 64 how many and the hash of the sorted list."""
+    """An asset's `files`: the names or, for more than 64, their number and the hash of the sorted list."""
     if len(names) <= MOST_NAMES:
         return tuple(names)
     return {"n": len(names), "sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()}

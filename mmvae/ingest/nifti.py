@@ -1,4 +1,4 @@
-"""Volumes in patient LPS mm → gzipped NIfTI without a word in its header, the same bytes each time."""
+"""Writes volumes in patient LPS mm as gzipped NIfTI without text in the header, with reproducible bytes."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""Who a study's patient is: its PatientID, or the study itself where that names nobody."""
+"""Decides the patient of each study: its PatientID, or the study itself if the PatientID identifies nobody."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmvae.identity.vault import Vault
 from mmvae.ingest.reading import Study
 
-# PatientIDs that name nobody: the study then counts as the patient.
+# PatientIDs that identify nobody: the study then counts as its own patient.
 NOBODY = re.compile(
     r"(|0+|anon.*|unknown|none|null|n/?a|test|phantom|dicom2nifti|deidentified|de-identified|x+)",
     re.IGNORECASE,
@@ -16,22 +16,22 @@ MANY_STUDIES = 30
 
 
 def patients_of(studies: Sequence[Study], vault: Vault) -> tuple[dict[str, str], list[str]]:
-    """By study the pseudonym of its PatientID; the study's own where that names nobody, several, or too many studies.
+    """The patient's pseudonym by study, and notes for the user.
 
-    Beside it sentences for the person who scans.
+    A study counts as its own patient if its PatientID identifies nobody, if it has several, or if too many studies share it.
     """
     shared = Counter(name for study in studies for name in study.patients)
-    patients, several, nobody = {}, 0, 0
+    patients, ambiguous, anonymous = {}, 0, 0
     for study in studies:
         name = next(iter(study.patients)) if len(study.patients) == 1 else ""
         alone = bool(NOBODY.fullmatch(name.strip()))
-        several += len(study.patients) > 1
-        nobody += alone and len(study.patients) == 1
+        ambiguous += len(study.patients) > 1
+        anonymous += alone and len(study.patients) == 1
         own = alone or shared[name] > MANY_STUDIES
         patients[study.uid] = vault.patient(f"study {study.uid}" if own else name)
     notes = []
-    if several:
-        notes.append(f"{several} studies hold several PatientIDs; each is kept as a patient of its own")
-    if nobody:
-        notes.append(f"{nobody} studies have a PatientID that names nobody; each counts as a patient")
+    if ambiguous:
+        notes.append(f"{ambiguous} studies hold several PatientIDs; each is kept as a patient of its own")
+    if anonymous:
+        notes.append(f"{anonymous} studies have a PatientID that names nobody; each counts as a patient")
     return patients, notes

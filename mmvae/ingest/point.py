@@ -1,4 +1,4 @@
-"""The point that a case is about, in patient LPS mm, and why: the lesion, else the centre of a series."""
+"""The frame of a case: the point in patient LPS mm about which it is read, either the lesion or the centre of a series."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +24,10 @@ def frame_of(
     else that of its largest volume of a known kind, of its largest volume, of its largest picture.
 
     Args:
-        lesion: Its point in LPS mm, where there is one.
-        assets: Of the case.
-        centres: LPS mm by uri, of the assets that have a place.
-        reference: Kinds in the order of preference.
+        lesion: The lesion's point in LPS mm, if there is one.
+        assets: Assets of the case.
+        centres: Centre in LPS mm by uri, of the assets that have a position.
+        reference: Kinds in order of preference.
     """
     if lesion is not None:
         return lesion, "lesion"

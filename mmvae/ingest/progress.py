@@ -1,4 +1,4 @@
-"""How a long work is watched: a function that wraps an iterable of known length, e.g. in a bar, and gives the same items."""
+"""The type of progress functions, which wrap an iterable of known length, e.g. in a progress bar, and yield its items."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,5 +7,5 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 def no_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-    """The items, shown to nobody."""
+    """The items, without showing progress."""
     return items

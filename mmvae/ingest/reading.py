@@ -1,4 +1,4 @@
-"""Files → headers by study, read in processes that may die of them and put beside each other on disk."""
+"""Reads the headers of files in worker processes that may crash, and collects them on disk by study."""
 
 import hashlib
 import pickle
@@ -22,15 +22,15 @@ MEMORY = 1 << 30
 
 @dataclass
 class Study:
-    """What is remembered of a study between its files: names for the vault, its files, and where its headers are put.
+    """What is known of a study while its files are read: identifiers for the vault, its files, and where its headers are stored.
 
     Args:
-        uid: StudyInstanceUID; `file` and the file's path where a header has none.
+        uid: StudyInstanceUID; `file` and the file's path if a header has none.
         spool: File of pickled lists of headers, in the order in which they were read.
         files: Numbers of its files.
-        patients: PatientIDs.
-        accessions: AccessionNumbers.
-        first: The first of its files' paths.
+        patients: PatientIDs found in its headers.
+        accessions: AccessionNumbers found in its headers.
+        first: The first of its files' paths in alphabetical order.
     """
 
     uid: str
@@ -41,26 +41,26 @@ class Study:
     first: str = "~"
 
     def add(self, header: Header, file: SourceFile) -> None:
-        """Remembers one more of its files."""
+        """Adds one of its files."""
         self.files.append(header.file)
         self.patients.add(header.patient)
         self.accessions.add(header.accession)
         self.first = min(self.first, file.relative)
 
     def append_headers(self, headers: Sequence[Header]) -> None:
-        """Puts headers to those that lie on disk."""
+        """Appends headers to the spool on disk."""
         with self.spool.open("ab") as stream:
             pickle.dump(list(headers), stream)
 
     @property
     def names(self) -> list[str]:
-        """The identifiers by which tables and reports may call it, sorted."""
+        """The identifiers by which tables and reports may refer to it, sorted."""
         return sorted((self.patients | self.accessions) - {""})
 
 
 @dataclass(frozen=True)
 class UnusableFile:
-    """A file of which no header can be used: its number, code and sentence, and its series where that could be read."""
+    """A file whose header cannot be used: its number, code and reason, and its series if that could be read."""
 
     number: int
     code: str
@@ -69,7 +69,7 @@ class UnusableFile:
 
 
 def inspect(files: Sequence[SourceFile]) -> list[Header | UnusableFile]:
-    """Each file's header, its pixels decoded once where a codec is needed; or why it cannot be used."""
+    """Each file's header, or why it cannot be used; pixels that need a codec are decoded once to test them."""
     headers: list[Header | UnusableFile] = []
     memory = Memory()
     for file in files:
@@ -88,7 +88,7 @@ def inspect(files: Sequence[SourceFile]) -> list[Header | UnusableFile]:
 
 
 def headers_in(spool: Path) -> Iterator[Header]:
-    """The headers that `read_studies` put into a study's file."""
+    """The headers that `read_studies` stored in a study's spool."""
     with spool.open("rb") as stream:
         while True:
             try:
@@ -98,7 +98,7 @@ def headers_in(spool: Path) -> Iterator[Header]:
 
 
 def _file_bytes(path: Path) -> int:
-    """Bytes of a file; 0 where it cannot be asked, which reading it will tell."""
+    """Size of a file in bytes; 0 if it cannot be determined, in which case reading it will report the error."""
     try:
         return path.stat().st_size
     except OSError:
@@ -108,13 +108,13 @@ def _file_bytes(path: Path) -> int:
 def read_studies(
     files: Sequence[SourceFile], work: Path, workers: Workers, progress: Progress
 ) -> tuple[dict[str, Study], list[UnusableFile]]:  # fmt: skip
-    """Studies by StudyInstanceUID, their headers put beside each other on disk so that memory stays flat; and files that are none.
+    """Studies by StudyInstanceUID, and the files that cannot be used; headers are stored on disk so that memory stays flat.
 
     Args:
-        files: Of the source.
+        files: Files of the source.
         work: Folder for the headers.
         workers: Processes that read.
-        progress: Wraps an iterator of the files.
+        progress: Wraps an iterator over the files.
     """
     studies: dict[str, Study] = {}
     unusable: list[UnusableFile] = []
@@ -143,7 +143,7 @@ def read_studies(
 def _inspected(
     chunks: Sequence[tuple[SourceFile, ...]], workers: Workers
 ) -> Iterator[tuple[tuple[SourceFile, ...], list[Header | UnusableFile]]]:  # fmt: skip
-    """Each chunk with its headers; where a chunk's process died, its files are tried again one by one."""
+    """Each chunk with its headers; if a chunk's process died, its files are tried again one by one."""
     sized = ((chunk, 2 * max(_file_bytes(f.path) for f in chunk)) for chunk in chunks)
     alone: list[tuple[SourceFile, ...]] = []
     for chunk, answer in workers.run(inspect, sized, lambda c: SECONDS_PER_FILE * len(c), MEMORY):
@@ -154,7 +154,7 @@ def _inspected(
         if len(chunk) > 1:
             alone += [(file,) for file in chunk]
         else:
-            reason = f"reading the file in a process of its own: {answer.why}"
+            reason = f"reading the file in a worker process: {answer.why}"
             yield chunk, [UnusableFile(file.number, "limit", reason) for file in chunk]
     if alone:
         yield from _inspected(alone, workers)

@@ -1,4 +1,4 @@
-"""A folder of DICOM studies → a cohort folder: every file is accounted for once, and a broken one costs itself."""
+"""Scans a folder of DICOM studies into a cohort folder; every file is accounted for, and a broken file costs only itself."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ from mmvae.ingest.workers import TaskFailure, Workers
 from mmvae.splits import Splits, draw_splits
 
 UNSURE = 0.7  # below this confidence a kind is reported as unsure
-MOST_NAMED = 20  # so many series of no or an unsure kind are named one by one
+MOST_NAMED = 20  # at most this many series of unknown or unsure kind are listed one by one
 HEADER_FIELDS = {
     "age_years": Field("number", "years"), "sex": Field("category", values=("F", "M", "O")),
     "weight_kg": Field("number", "kg"), "height_m": Field("number", "m"),
@@ -44,41 +44,41 @@ def scan_studies(
     map_path: Path | None = None, override: Path | None = None, splits: Sequence[int] | None = None, folds: int | None = None,
     split_seed: int = 0, jobs: int = 1, progress: Progress = no_progress, vault: Vault | None = None, ask: AskClaims | None = None,
 ) -> ScanSummary:  # fmt: skip
-    """The cohort of a folder of DICOM files at `out`, by rename at the end; a scan that was stopped goes on where it was.
+    """Scans a folder of DICOM files into a cohort at `out`, which appears by a rename at the end; an interrupted scan resumes.
 
     Args:
-        source: Folder of DICOM files, at any depth, zip archives among them.
-        out: Where the cohort will stand.
-        records: Table by PatientID, AccessionNumber or what the MAP's `key` names.
-        reports: A folder of <AccessionNumber or PatientID>.txt, or the one study's text.
+        source: Folder of DICOM files at any depth, which may include zip archives.
+        out: Path of the new cohort.
+        records: Table keyed by PatientID, AccessionNumber or the column that the MAP's `key` names.
+        reports: A folder of <AccessionNumber or PatientID>.txt, or the text file of the only study.
         lesions: Table of lesion points.
         map_path: MAP of the records' columns.
         override: Table of kinds by F or series.
-        splits: Numbers of training, validation and test patients; 60/15/25 % unless given.
-        folds: Number of folds in their place.
-        split_seed: Of the patients' order.
-        jobs: Processes that read and write.
-        progress: Wraps the iterators of files and studies.
-        vault: The caller's own, whose key is used and of which nothing is kept; else the one beside the cohort.
-        ask: Answers what the installed modalities claim; else a process of its own.
+        splits: Numbers of training, validation and test patients; 60/15/25 % by default.
+        folds: Number of folds, in place of splits.
+        split_seed: Seed of the patients' order.
+        jobs: Number of processes that read and write.
+        progress: Wraps the iterators over files and studies.
+        vault: A vault whose key is used and which is not saved; by default the one beside the cohort.
+        ask: Returns the claims of the installed modalities; by default a separate process.
 
     Raises:
-        InputError: where the source or a table cannot be read; nothing is left behind.
-        NoCases: where nothing in the source makes a case.
+        InputError: if the source or a table cannot be read; nothing is left behind.
+        NoCases: if nothing in the source makes a case.
     """
     if not source.is_dir():
-        raise InputError(f"{source.name!r} is no folder", "source")
+        raise InputError(f"{source.name!r} is not a folder", "source")
     if out.exists():
         raise InputError(f"{out.name!r} exists already; name a folder that does not, or remove it", "out")
     annotations = read_annotations(records, reports, lesions, map_path, override)
     own_vault = vault is None
     vault = vault or Vault.open(vault_path(out), create=True)
     if own_vault:
-        vault.save()  # a run that is stopped must find its key again
+        vault.save()  # an interrupted run must find its key again
 
     def draw(patients: Sequence[str]) -> Splits | None:
-        wanted = len(patients) > 2 or splits or folds
-        return draw_splits(patients, splits, folds, split_seed) if wanted else None
+        enough = len(patients) > 2 or splits or folds
+        return draw_splits(patients, splits, folds, split_seed) if enough else None
 
     work = out.with_name(f".{out.name}.scanning")
     try:
@@ -90,7 +90,7 @@ def scan_studies(
         work.rename(out)
         return summary
     except KeyboardInterrupt:
-        raise  # the work folder stays: what was written is taken over by the next run
+        raise  # the work folder stays: the next run takes over what was written
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -111,7 +111,7 @@ class _Scan:
     notes: list[str] = field(default_factory=list)
 
     def run(self, draw: DrawSplits) -> ScanSummary:
-        """The cohort in the work folder."""
+        """Writes the cohort into the work folder."""
         files = self._walk()
         studies, unusable = read_studies(files, self._folder("headers"), self.workers, self.progress)
         self._skip(files, unusable)
@@ -147,7 +147,7 @@ class _Scan:
         return ScanSummary(len(cases), tuple(self.skipped), tuple(self.notes))
 
     def _folder(self, name: str) -> Path:
-        """An empty folder for what is needed during the scan only."""
+        """An empty folder for files that are needed only during the scan."""
         shutil.rmtree(self.work / name, ignore_errors=True)
         (self.work / name).mkdir(parents=True)
         return self.work / name
@@ -166,7 +166,7 @@ class _Scan:
             self.skipped.append(SkippedFile(files[item.number].name, series, item.code, item.reason))
 
     def _write_all(self, tasks: Mapping[str, StudyTask]) -> Iterator[tuple[str, StudyFiles]]:
-        """Each study written, in processes; those that an earlier run finished are taken over."""
+        """Writes each study in worker processes; studies that an earlier run finished are taken over."""
         uid_of = {task.case_id: uid for uid, task in tasks.items()}
         todo, ticks = [], iter(self.progress(range(len(tasks)), len(tasks)))
         for uid, task in tasks.items():
@@ -182,13 +182,13 @@ class _Scan:
             next(ticks, None)
             if isinstance(answer, TaskFailure):
                 answer.refuse_full_disk()
-                answer = task.nothing_written(f"writing the study in a process of its own: {answer.why}")
+                answer = task.nothing_written(f"writing the study in a worker process: {answer.why}")
             write_atomically(self.work / "done" / task.case_id, json.dumps(answer.plain()).encode())
             yield uid_of[task.case_id], answer
 
-    def _ask_all(self, several: Iterable[StudyFiles]) -> None:
-        """Asks for all claims at once, so that the process that answers is waited for once."""
-        self.ask([{**asset.facts, "type": asset.type} for files in several for asset in files.assets])
+    def _ask_all(self, of_studies: Iterable[StudyFiles]) -> None:
+        """Requests all claims at once, so that the scan waits only once for the process that computes them."""
+        self.ask([{**asset.facts, "type": asset.type} for files in of_studies for asset in files.assets])
 
     def _columns(self, rows: Sequence[Row]) -> dict[str, RecordColumn]:
         mapping = self.annotations.mapping
@@ -204,7 +204,7 @@ class _Scan:
     def _finish(
         self, cases: Sequence[Case], columns: Mapping[str, RecordColumn], splits: Splits | None
     ) -> None:  # fmt: skip
-        """Card, cases, splits and what was left out; what was needed during the scan only is removed."""
+        """Writes card, cases, splits and the list of skipped files, and removes what was needed only during the scan."""
         for name in ("headers", "unpacked", "done"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         card = _card(self.annotations.mapping or Map("", record={}), cases, columns)
@@ -213,7 +213,7 @@ class _Scan:
 
 
 def _finished(path: Path) -> StudyFiles | None:
-    """What an earlier run of this release wrote of a study."""
+    """The files of a study as an earlier run of this release wrote them; None if there are none."""
     if not path.is_file():
         return None
     try:
@@ -223,7 +223,7 @@ def _finished(path: Path) -> StudyFiles | None:
 
 
 def _card(mapping: Map, cases: Sequence[Case], columns: Mapping[str, RecordColumn]) -> Card:
-    """The card, with the fields that headers fill and the kinds by their frequency where the MAP has no reference."""
+    """The card, including the fields that headers fill; kinds by frequency are the reference if the MAP has none."""
     card = card_of(mapping, cases, columns, "dicom")
     fields = {name: spec for name, spec in HEADER_FIELDS.items() if any(name in c.record for c in cases)}
     assets = [asset for case in cases for asset in case.assets]
@@ -239,7 +239,7 @@ def _card(mapping: Map, cases: Sequence[Case], columns: Mapping[str, RecordColum
 
 
 def _unsure(cases: Sequence[Case]) -> list[str]:
-    """How many series are of no known kind or of an unsure one, and which: best and second claim of each."""
+    """Notes on how many series are of unknown or unsure kind, and on each of them its best and second-best claim."""
     series = [(case, asset) for case in cases for asset in case.assets if asset.type in ("volume", "image")]
     unknown = [item for item in series if item[1].kind is None]
     close = [item for item in series if item[1].kind is not None and (item[1].confidence or 0) < UNSURE]

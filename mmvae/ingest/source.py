@@ -1,4 +1,4 @@
-"""A folder of files as they come: every file below it, zip archives opened; and what cannot be looked into."""
+"""Lists the files below a folder, with zip archives unpacked, and what cannot be opened."""
 
 import hashlib
 import os
@@ -20,10 +20,10 @@ class SourceFile:
     """A file of the source.
 
     Args:
-        number: Of the file in the scan.
-        path: Where it is read.
-        relative: Its path relative to the source (`archive.zip/member` in a zip).
-        name: F, the pseudonym of that path.
+        number: Number of the file in the scan.
+        path: Path from which it is read.
+        relative: Path relative to the source (`archive.zip/member` in a zip).
+        name: F, the pseudonym of the relative path.
     """
 
     number: int
@@ -33,9 +33,9 @@ class SourceFile:
 
 
 def walk(source: Path, unpacked: Path, vault: Vault) -> tuple[list[SourceFile], list[SkippedFile]]:
-    """Every file below the source in the order of its path, zip archives opened; and what cannot be looked into.
+    """Every file below the source, sorted by path, with zip archives unpacked; and what cannot be opened.
 
-    A link to a file is the file; a link to a folder is not followed, since it may lead round in a circle.
+    A link to a file counts as the file; a link to a folder is not followed, since it may form a cycle.
     """
     paths: list[Path] = []
     unlisted: dict[Path, str] = {}
@@ -71,21 +71,21 @@ def walk(source: Path, unpacked: Path, vault: Vault) -> tuple[list[SourceFile], 
 
 
 def _unzip(path: Path, into: Path) -> Iterator[tuple[str, Path | Unusable]]:
-    """Each member's name, and where it was unpacked to or why it could not be."""
+    """Each member's name, and the path to which it was unpacked or the reason why it was not."""
     into.mkdir(parents=True, exist_ok=True)
     try:
-        opened = zipfile.ZipFile(path)
+        zip_file = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         yield "", Unusable("truncated", f"the archive cannot be opened ({type(error).__name__})")
         return
-    with opened as archive:
+    with zip_file as archive:
         for count, info in enumerate(sorted(archive.infolist(), key=lambda i: i.filename)):
             if info.is_dir():
                 continue
-            unpacked = into / str(count)  # a member's own name may climb out of the folder
+            unpacked = into / str(count)  # a member's own name may lead out of the folder
             if info.file_size > LARGEST_ZIP_MEMBER:
                 size = f"{info.file_size / 2**30:.1f} GiB, more than {LARGEST_ZIP_MEMBER >> 30} GiB"
-                yield info.filename, Unusable("limit", f"the archive's member is of {size}")
+                yield info.filename, Unusable("limit", f"the size of the archive's member is {size}")
                 continue
             try:
                 with archive.open(info) as packed, unpacked.open("wb") as out:

@@ -1,4 +1,4 @@
-"""One study's headers → the files of its case, in a process of its own; imports nothing heavy."""
+"""Writes the files of one study's case from its headers, in a worker process; imports nothing heavy."""
 
 import shutil
 from collections import defaultdict
@@ -31,13 +31,13 @@ class StudyTask:
     """All that a worker needs to write one study.
 
     Args:
-        spool: Its headers, as `reading` put them.
+        spool: File with its headers, as `reading` stored them.
         root: The cohort's folder.
         case_id: The study's pseudonym, which is the folder's name.
-        files: Of the source, by number.
-        shift_days: By how many days the patient's dates are moved.
-        reports: Each report's path and F.
-        key: Of the vault.
+        files: Files of the source, by number.
+        shift_days: Number of days by which the patient's dates are shifted.
+        reports: Path and F of each report.
+        key: The vault's key.
     """
 
     spool: Path
@@ -49,11 +49,11 @@ class StudyTask:
     key: bytes
 
     def series(self, identifier: str | None) -> str | None:
-        """The pseudonym of a series; None where the file names none."""
+        """The pseudonym of a series; None if the file names no series."""
         return pseudonym(self.key, "series", "s", identifier) if identifier else None
 
     def nothing_written(self, why: str) -> "StudyFiles":
-        """What there is of the study where its worker could not write it: every file is left out."""
+        """The result for a study that its worker could not write: every file is left out."""
         shutil.rmtree(self.root / "cases" / self.case_id, ignore_errors=True)
         series_of = {header.file: header.series for header in headers_in(self.spool)}
         skipped = tuple(
@@ -69,17 +69,17 @@ class StudyTask:
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """What came of a study.
+    """The files that were written for a study, and the facts that its cases need.
 
     Args:
-        assets: In the case's folder; their kinds are not asked yet.
-        centres: LPS mm by uri.
-        record: What the headers say of the patient.
-        points: Lesion points that the study marks itself, in LPS mm.
+        assets: Assets in the case's folder; their kinds are not assigned yet.
+        centres: Centre of each volume in LPS mm, by uri.
+        record: Record fields of the patient from the headers.
+        points: Lesion points that the study itself marks, in LPS mm.
         skipped: Files that were left out.
         series: SeriesInstanceUIDs by pseudonym, for the vault.
-        many: F of each file by the hash that stands for them in an asset's `files`.
-        identifiers: What the headers hold, for cleaning words that stand elsewhere.
+        many: F of each file, by the hash that represents them in an asset's `files`.
+        identifiers: Identifiers from the headers, to be removed from text elsewhere.
     """
 
     assets: tuple[Asset, ...] = ()
@@ -120,11 +120,11 @@ def _point(plain: Any) -> PointMM:
 
 
 def write_study(task: StudyTask) -> StudyFiles:
-    """The study's stacks as NIfTI and its words as text, in the case's folder."""
-    every = list(headers_in(task.spool))
-    names = {name for h in every for name in (*h.identifiers, h.patient, h.accession, h.study)}
+    """Writes the study's stacks as NIfTI and its documents as text into the case's folder."""
+    all_headers = list(headers_in(task.spool))
+    names = {name for h in all_headers for name in (*h.identifiers, h.patient, h.accession, h.study)}
     identifiers = tuple(sorted({spelling for name in names for spelling in spellings(name)}))
-    headers, skipped = _without_duplicates(every, task)
+    headers, skipped = _without_duplicates(all_headers, task)
     folder = task.root / "cases" / task.case_id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -138,7 +138,7 @@ def write_study(task: StudyTask) -> StudyFiles:
     skipped += [_skipped(task, h, "not_image", reason) for h in headers if h.points]
     skipped += [*volumes.skipped, *unread]
     names_left_out = {item.series for item in skipped}
-    left_out = {h.series for h in every if task.series(h.series) in names_left_out}
+    left_out = {h.series for h in all_headers if task.series(h.series) in names_left_out}
     return StudyFiles(
         assets=(*volumes.assets, *texts),
         centres=volumes.centres,
@@ -156,23 +156,23 @@ def _skipped(task: StudyTask, header: Header, code: str, reason: str) -> Skipped
 
 
 def _without_duplicates(headers: Sequence[Header], task: StudyTask) -> tuple[list[Header], list[SkippedFile]]:
-    """Of files with one SOPInstanceUID the first by F is kept."""
+    """The headers without duplicates: of files with the same SOPInstanceUID, the first by F is kept."""
     first: dict[str, Header] = {}
-    kept: list[Header] = []
+    unique: list[Header] = []
     skipped: list[SkippedFile] = []
     for header in sorted(headers, key=lambda h: task.files[h.file].name):
         if not header.frames or not header.instance:
-            kept.append(header)
+            unique.append(header)
             continue
         other = first.setdefault(header.instance, header)
         if other is header:
-            kept.append(header)
+            unique.append(header)
         else:
             equal = _pixel_bytes(other, task) == _pixel_bytes(header, task)
             same = "the same pixels" if equal else "other pixels; the first by F is kept"
-            reason = f"its SOPInstanceUID stands in another file, with {same}"
+            reason = f"its SOPInstanceUID is also in another file, with {same}"
             skipped.append(_skipped(task, header, "duplicate", reason))
-    return sorted(kept, key=lambda h: h.file), skipped
+    return sorted(unique, key=lambda h: h.file), skipped
 
 
 def _pixel_bytes(header: Header, task: StudyTask) -> bytes:
@@ -184,7 +184,7 @@ def _pixel_bytes(header: Header, task: StudyTask) -> bytes:
 
 
 class _Volumes:
-    """Writes a study's stacks, and keeps what the rest of the way in must know of them."""
+    """Writes a study's stacks, and collects what later steps need to know about them."""
 
     def __init__(self, task: StudyTask):
         self.task = task
@@ -195,7 +195,7 @@ class _Volumes:
         self.skipped: list[SkippedFile] = []
 
     def write_all(self, headers: Sequence[Header]) -> None:
-        """Every stack, and why each other frame is in none."""
+        """Writes every stack, and records why each remaining frame is in none."""
         series_of = {header.file: header.series for header in headers}
         stacks, unused = stacks_of((header.series, frame) for header in headers for frame in header.frames)
         reasons: dict[tuple[str, str, str], list[Frame]] = defaultdict(list)
@@ -231,7 +231,7 @@ class _Volumes:
 def _write_texts(
     task: StudyTask, headers: Sequence[Header], number: int, identifiers: tuple[str, ...]
 ) -> tuple[list[Asset], list[SkippedFile]]:  # fmt: skip
-    """The study's documents, then its reports, as text assets numbered from `number`; and reports that cannot be read."""
+    """Writes the study's documents and reports as text assets numbered from `number`; also returns unreadable reports."""
     texts = [(header.text, task.files[header.file].name) for header in headers if header.text]
     skipped: list[SkippedFile] = []
     for path, name in task.reports:

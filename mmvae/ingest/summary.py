@@ -1,4 +1,4 @@
-"""What a scan tells the person who ran it."""
+"""The summary of a scan that is shown to the user."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mmvae.ingest.skipped import SkippedFile
 
 @dataclass(frozen=True)
 class ScanSummary:
-    """Number of cases, files left out, and sentences about what needs a look."""
+    """Number of cases, files left out, and notes on what the user should check."""
 
     cases: int
     skipped: tuple[SkippedFile, ...]

@@ -1,4 +1,4 @@
-"""A free text → a text asset: how it is read, what it loses, and how it is written, whichever way it came in."""
+"""Reads, de-identifies and writes free text as a text asset, whatever its source."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from mmvae.ingest.skipped import Unusable
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What a case's texts lose: these identifiers, and the distance in days of its dates from the true ones."""
+    """How a case's texts are de-identified: identifiers to remove, and days by which dates are shifted."""
 
     identifiers: tuple[str, ...]
     shift_days: int
 
 
 def read_text(path: Path) -> str:
-    """A text file's words.
+    """The content of a text file.
 
     Raises:
-        Unusable: where it is not UTF-8. A text in another encoding is not guessed at: a name that is decoded wrongly is
-            not found, and would stay in it.
+        Unusable: if it is not UTF-8. Other encodings are not guessed, since a wrongly decoded name would not be found and
+            would remain in the text.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -36,15 +36,15 @@ def read_text(path: Path) -> str:
 def write_text_asset(
     root: Path, uri: str, text: str, cleaning: Cleaning, files: Sequence[str], kind: str | None = None
 ) -> Asset:  # fmt: skip
-    """The text, cleaned, in the cohort.
+    """Writes the de-identified text into the cohort and returns its asset.
 
     Args:
         root: The cohort's folder.
         uri: Path of the asset in it.
-        text: As it came.
-        cleaning: What it loses.
-        files: F of what it was read from.
-        kind: Where the MAP states it.
+        text: The original text.
+        cleaning: How it is de-identified.
+        files: F of the files from which it was read.
+        kind: Kind of the asset, if the MAP states it.
     """
     clean = clean_text(text, cleaning.identifiers, cleaning.shift_days).strip() + "\n"
     (root / uri).write_text(clean, encoding="utf-8")

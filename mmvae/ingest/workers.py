@@ -1,4 +1,4 @@
-"""Tasks in processes that may crash, hang or run out of memory: native codecs on broken files do all three."""
+"""Runs tasks in processes that may crash, hang or run out of memory, as native codecs do on broken files."""
 
 import ctypes
 import errno
@@ -22,18 +22,18 @@ START_UP = 60.0  # seconds that a new process may spend on imports
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """A task that gave no result.
+    """The failure of a task.
 
     Args:
-        why: It `crashed`, took `too long`, needed `too much memory`, or the name of the error that it raised.
-        errno: Of the error, where the system refused something.
+        why: `crashed`, `too long`, `too much memory`, or the name of the error that it raised.
+        errno: Error number, if the error came from the operating system.
     """
 
     why: str
     errno: int | None = None
 
     def refuse_full_disk(self) -> None:
-        """Raises the worker's own error where there was no room to write: going on would lose what follows."""
+        """Raises an OSError if the disk was full: going on would lose everything that follows."""
         if self.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS):
             raise OSError(self.errno, os.strerror(self.errno))
 
@@ -43,16 +43,16 @@ def _virtual_bytes() -> int:
 
 
 def _die_with_parent() -> None:
-    """A worker that outlives a killed scan would write into the next one's folder (Linux: prctl, PR_SET_PDEATHSIG)."""
+    """Ends a worker with its parent (Linux: prctl, PR_SET_PDEATHSIG); otherwise it could write into the next scan's folder."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _serve(pipe: Connection) -> None:
-    """A worker's life: one task and item in, one answer out. Ctrl-C is the parent's affair."""
+    """The main loop of a worker: receives a task and an item, sends an answer. Ctrl-C is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs write what they find to standard error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs write to standard error
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     while True:
         try:
@@ -64,13 +64,13 @@ def _serve(pipe: Connection) -> None:
             answer = task(item)
         except MemoryError:
             answer = TaskFailure("too much memory")
-        except Exception as error:  # its words may hold a name: only its type leaves the worker
+        except Exception as error:  # its message may hold a name: only its type leaves the worker
             answer = TaskFailure(type(error).__name__, error.errno if isinstance(error, OSError) else None)
         pipe.send(answer)
 
 
 class _Worker:
-    """One process, and the number of the item that it has; -1 where it is idle."""
+    """One process, and the number of the item that it works on; -1 if it is idle."""
 
     def __init__(self, start_up: float):
         context = get_context("spawn")
@@ -99,11 +99,11 @@ class _Worker:
 
 
 class Workers:
-    """Processes that start once and run one round of tasks after another; used in a `with`, at whose end they end.
+    """A pool of processes that are started once and run any number of rounds of tasks; a context manager that ends them.
 
     Args:
-        jobs: Most processes at a time.
-        start_up: Seconds that a new process may spend on imports, beside its first item's own.
+        jobs: Largest number of processes.
+        start_up: Seconds that a new process may spend on imports, in addition to those of its first item.
     """
 
     def __init__(self, jobs: int, start_up: float = START_UP):
@@ -125,23 +125,23 @@ class Workers:
         seconds: Callable[[T], float],
         memory: int | None = None,
     ) -> Iterator[tuple[T, R | TaskFailure]]:
-        """(item, answer) of each task as it ends, in no order; a `TaskFailure` where it crashed, hung or outgrew its memory.
+        """Yields (item, answer) as tasks finish; the answer is a `TaskFailure` if the task crashed, hung or exceeded its memory.
 
         Args:
             task: A function that a new process can import.
-            items: Each with the bytes that it may need beside `memory`.
-            seconds: How long an item may take.
-            memory: Bytes of address space that a task may add, or no limit.
+            items: Items, each with the bytes that it may need in addition to `memory`.
+            seconds: Time limit of an item.
+            memory: Bytes of address space that a task may add; None for no limit.
         """
-        waiting, given = enumerate(items), {}
+        waiting, running = enumerate(items), {}
 
         def feed(worker: _Worker) -> bool:
-            """Gives the worker the next item, where there is one."""
+            """Gives the worker the next item; False if there is none."""
             following = next(waiting, None)
             if following is None:
                 return False
             number, (item, size) = following
-            given[number] = item
+            running[number] = item
             worker.give(number, task, item, None if memory is None else memory + size, seconds(item))
             return True
 
@@ -162,13 +162,13 @@ class Workers:
                         answer = TaskFailure("too long")
                     else:
                         continue
-                    item, worker.number = given.pop(worker.number), -1
+                    item, worker.number = running.pop(worker.number), -1
                     if isinstance(answer, TaskFailure) and answer.why in ("crashed", "too long"):
                         self._remove(worker)
                     else:
                         more = feed(worker) and more
                     yield item, answer
-        finally:  # a round that was left early leaves no task behind for the next
+        finally:  # a round that ends early must leave no task running for the next
             for worker in [w for w in self._workers if w.number >= 0]:
                 self._remove(worker)
 

@@ -27,7 +27,7 @@ def read_checkpoint(path: Path, map_location: str) -> dict:
         raise InputError(f"there is no checkpoint {path}; `mmvae fit` writes them into its run folder")
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # torch raises a dozen types here; all mean that the file is no checkpoint
+    except Exception as error:  # torch raises a dozen types here; all mean that the file is not a checkpoint
         raise InputError(f"{path.name} is not a checkpoint of mmvae ({type(error).__name__})") from error
     if not isinstance(checkpoint, dict) or "mmvae" not in checkpoint:
         raise InputError(f"{path.name} is not a checkpoint of mmvae: it has no entry 'mmvae'")

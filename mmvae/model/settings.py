@@ -22,7 +22,7 @@ def check_roles(roles: Sequence[str], named: Mapping[str, Sequence[str]]) -> Non
         for name in names:
             if name not in roles:
                 raise InputError(
-                    f"model.{setting} names {name!r}, which is no role; model.modalities has {sorted(roles)}"
+                    f"model.{setting} names {name!r}, which is not a role; model.modalities has {sorted(roles)}"
                 )
 
 
@@ -54,5 +54,5 @@ def check_objective(objective: Objective, roles: Sequence[str], components: int)
     for role in objective.reads():
         if role not in roles:
             raise InputError(
-                f"model.objective looks at {role!r}, which is no role; model.modalities has {sorted(roles)}"
+                f"model.objective looks at {role!r}, which is not a role; model.modalities has {sorted(roles)}"
             )

@@ -1,1 +1,4 @@
-"""Digital patients with an adnexal mass: tissue → MR physics → images, words and records. Engineering, never clinical proof."""
+"""The phantom: digital patients with an adnexal mass, from tissue by MR physics to images, reports and records.
+
+It is for engineering and never clinical proof.
+"""

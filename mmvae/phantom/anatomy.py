@@ -1,4 +1,4 @@
-"""Where each tissue of a patient lies: a label volume in patient LPS mm, twice as fine through plane as the thickest slice needs."""
+"""Builds the anatomy of a digital patient: a tissue label volume in patient LPS mm, with two layers per slice."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Digital patients → a cohort folder of NIfTI volumes, reports, records, terms and labels."""
+"""Writes digital patients as a cohort folder of NIfTI volumes, reports, records, terms and labels."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -38,12 +38,12 @@ RELEVANCE = (
 
 
 def pseudonym(prefix: str, seed: int, number: int) -> str:
-    """A name that says nothing: hash of seed and number."""
+    """An identifier that reveals nothing: a hash of seed and number."""
     return prefix + hashlib.sha256(f"phantom {prefix} {seed} {number}".encode()).hexdigest()[:10]
 
 
 def labels_of(patient: Patient) -> dict[str, str | int]:
-    """Histology, O-RADS score and, behind gain 1, the group: malignant, or benign with solid tissue; none for the others."""
+    """Histology, O-RADS score and, for gain 1, the group: malignant, or benign with solid tissue; other patients have no group."""
     labels = {"histology": patient.histology, "orads": patient.orads}
     if malignant(patient.histology) == "malignant":
         return labels | {"group": "malignant"}
@@ -52,7 +52,7 @@ def labels_of(patient: Patient) -> dict[str, str | int]:
 
 
 def words_about(patient: Patient, side: str) -> tuple[tuple[str, ...], str | None]:
-    """A patient's terms and report, None where it is missing: the same in every form the patient is written in."""
+    """A patient's terms and report, None if missing; the same whether the patient is written as NIfTI or DICOM."""
     rng = np.random.default_rng([patient.rng_seed % 2**32, 4])
     findings = reading(patient, rng)
     terms = tuple(terms_of(findings, rng))
@@ -121,14 +121,14 @@ def write_phantom_cohort(
     cases: int, seed: int, out: Path, splits: Sequence[int] | None = None, jobs: int = 1,
     prevalence: str = "balanced", protocol: str = "quick", progress: Progress = no_progress,
 ) -> None:  # fmt: skip
-    """A phantom cohort at `out`, by rename at the end; the same seed gives the same bytes, whatever `jobs` is.
+    """Writes a phantom cohort to `out`, which appears by a rename at the end; the same seed gives the same bytes for any `jobs`.
 
     Args:
         cases: Number of patients.
-        seed: Of the population.
-        out: A new folder.
-        splits: Numbers of training, validation and test patients, in the order of their numbers; 60/15/25 % unless given.
-        jobs: Processes that write.
+        seed: Seed of the population.
+        out: Path of the new folder.
+        splits: Numbers of training, validation and test patients, taken in the order of their numbers; 60/15/25 % by default.
+        jobs: Number of processes that write.
         prevalence: `balanced` or `clinical` frequencies of the histologies.
         protocol: `quick` or `full` examinations.
         progress: Wraps the iterator of finished cases, e.g. in a bar.
@@ -155,7 +155,7 @@ def write_phantom_cohort(
 
 
 def _numbered_split(cases: int, seed: int, sizes: Sequence[int] | None) -> Split:
-    """Patients in the order of their numbers; 60/15/25 % unless sizes are given."""
+    """Splits with patients in the order of their numbers; 60/15/25 % unless sizes are given."""
     if not sizes:
         train, validation = round(0.6 * cases), round(0.15 * cases)
         sizes = (train, validation, cases - train - validation)

@@ -1,4 +1,4 @@
-"""Digital patients → DICOM studies as four vendors would write them, with records, reports and lesion points beside."""
+"""Writes digital patients as DICOM studies in the style of four vendors, with records, reports and lesion points beside them."""
 
 import csv
 import hashlib
@@ -33,14 +33,14 @@ VENDOR = {
     "philips": "Philips Medical Systems",
     "canon": "CANON_MEC",
 }
-# English and French, by what a series is; never by what the patient has.
+# English and French descriptions by type of series; they never depend on what the patient has.
 DESCRIPTIONS = {
     "t1": ("Ax T1 TSE", "AX T1", "T1 axial"), "t1_fs": ("Ax T1 FS", "AX T1 FAT SAT", "T1 axial sat graisse"),
     "t2": ("Ax T2 TSE", "T2 pelvis", "T2 axial"), "dwi": ("Ax DWI", "DIFFUSION", "Diffusion axiale"),
     "contrast": ("Ax dyn post contrast", "DYN GD", "Dynamique gadolinium"),
 }  # fmt: skip
 LABELS = ("histology", "orads", "group")
-# What differs between the slices of a volume, ascending; all else is encoded once.
+# Elements that differ between the slices of a volume, ascending; all others are encoded once.
 SLICE_TAGS = tuple(
     tag
     for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "SliceLocation", "PixelData")
@@ -56,7 +56,7 @@ def uid(*parts: object) -> UID:
 
 
 def _common(patient: Patient, seed: int, exam: Examination) -> Dataset:
-    """What is the same in all files of a study: patient, study and equipment modules with every type 2 element."""
+    """The elements that all files of a study share: patient, study and equipment modules with every type 2 element."""
     name = pseudonym("p", seed, patient.number)
     data = item(
         PatientName=f"Phantom^{name}", PatientID=name, PatientBirthDate="", PatientSex="F",
@@ -89,7 +89,7 @@ class _Study:
         self.number, self.start = 0, 9 * 3600 + float(self.rng.integers(0, 3600))
 
     def write(self, series: Series) -> None:
-        """The series as its vendor lays it out: one series per phase (Siemens), one enhanced object (a Philips T2), else one series."""
+        """Writes a series in its vendor's layout: one series per phase (Siemens), one enhanced object (a Philips T2), else one series."""
         times = series.facts.get("PhaseTime_s", [0.0] * len(series.volumes))
         if self.exam.scanner == "philips" and series.role == "t2":
             self._enhanced(series)
@@ -139,7 +139,7 @@ class _Study:
             block.add_new(0x0E, "FL", 0.0125)
 
     def _b_value(self, data: Dataset, b: float) -> None:
-        """Where this vendor writes it (DICOM.md)."""
+        """Sets the b-value in the element that this vendor uses (DICOM.md)."""
         scanner = self.exam.scanner
         if scanner == "siemens":
             data.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", str(int(b)))
@@ -159,11 +159,11 @@ class _Study:
     def _classic(
         self, series: Series, volumes: Sequence[np.ndarray], times: Sequence[float], first: int
     ) -> None:
-        """One single-frame image per slice of each volume.
+        """Writes one single-frame image per slice of each volume.
 
         Args:
-            series: Of the examination.
-            volumes: Those of its volumes that make a series of their own.
+            series: A series of the examination.
+            volumes: The volumes that are written as one DICOM series.
             times: Seconds after the series' start, one per volume.
             first: Number of the first volume in the series, from 0.
         """
@@ -188,7 +188,7 @@ class _Study:
     def _slices(
         self, data: Dataset, volume: np.ndarray, affine: np.ndarray, folder: Path, count: int
     ) -> None:
-        """The images of one volume, numbered from `count` + 1; what they share is encoded once."""
+        """Writes the images of one volume, numbered from `count` + 1; elements that they share are encoded once."""
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.ImplementationClassUID = UID(MR_IMAGE), uid("mmvae")
         implicit = self.exam.scanner == "ge"
@@ -212,7 +212,7 @@ class _Study:
             _save(encoded, meta, folder / f"{number:04d}.dcm")
 
     def _enhanced(self, series: Series) -> None:
-        """One multi-frame object (PS3.3 A.36.2) with the functional groups that its definition asks for."""
+        """Writes one multi-frame object (PS3.3 A.36.2) with the functional groups that its definition requires."""
         data = self._head(series)
         (volume,) = series.volumes
         self._samples(data, volume)
@@ -232,7 +232,7 @@ class _Study:
 
 
 def _encoded(data: Dataset, syntax: UID) -> bytes:
-    """The elements as bytes of a transfer syntax."""
+    """The elements encoded in a transfer syntax."""
     stream = DicomBytesIO()
     stream.is_implicit_VR, stream.is_little_endian = syntax.is_implicit_VR, True
     data.set_original_encoding(syntax.is_implicit_VR, True, default_encoding)
@@ -241,7 +241,7 @@ def _encoded(data: Dataset, syntax: UID) -> bytes:
 
 
 def _save(encoded: bytes, meta: FileMetaDataset, path: Path) -> None:
-    """Preamble, file meta information and data set, as PS3.10 section 7.1 orders them."""
+    """Preamble, file meta information and data set, in the order of PS3.10 section 7.1."""
     stream = DicomBytesIO()
     stream.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(stream, meta, enforce_standard=True)
@@ -276,13 +276,13 @@ def write_study(patient: Patient, seed: int, root: Path, protocol: str) -> Mappi
 def write_phantom_studies(
     cases: int, seed: int, out: Path, jobs: int = 1, prevalence: str = "balanced", protocol: str = "quick", progress: Progress = no_progress
 ) -> None:  # fmt: skip
-    """`studies/`, `records.csv`, `reports/`, `lesions.csv` and `map.yaml` at `out`, by rename at the end (FORMATS: Commands).
+    """Writes `studies/`, `records.csv`, `reports/`, `lesions.csv` and `map.yaml` to `out`, by a rename at the end (FORMATS: Commands).
 
     Args:
         cases: Number of patients.
-        seed: Of the population.
-        out: A new folder.
-        jobs: Processes that write.
+        seed: Seed of the population.
+        out: Path of the new folder.
+        jobs: Number of processes that write.
         prevalence: `balanced` or `clinical` frequencies of the histologies.
         protocol: `quick` or `full` examinations.
         progress: Wraps the iterator of finished patients.
@@ -304,7 +304,7 @@ def write_phantom_studies(
 
 
 def _map(seed: int) -> dict:
-    """The MAP file that says what the tables' columns are."""
+    """The MAP file that explains the tables' columns."""
     record = {
         name: {"column": name, **({"unit": field.unit} if field.type == "number" else {"type": "category"})}
         for name, field in FIELDS.items()

@@ -1,4 +1,4 @@
-"""An enhanced MR image (PS3.3 A.36.2): attributes of the object, and the functional groups that its definition asks for."""
+"""Builds an enhanced MR image (PS3.3 A.36.2): attributes of the object, and the functional groups that its definition requires."""
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -20,7 +20,7 @@ def item(**elements: object) -> Dataset:
 
 
 def describe(data: Dataset, series: Series, instance: UID) -> None:
-    """Sets what the object says of itself, its acquisition and its pulse sequence."""
+    """Sets the attributes of the object, its acquisition and its pulse sequence."""
     field = float(series.facts["MagneticFieldStrength"])
     frames = len(series.volumes[0])
     data.update(
@@ -41,7 +41,7 @@ def describe(data: Dataset, series: Series, instance: UID) -> None:
 
 
 def shared_groups(series: Series) -> Dataset:
-    """What is the same in every frame: geometry, timing, coils, and how stored values become signal."""
+    """The functional groups shared by all frames: geometry, timing, coils, and the scaling of stored values."""
     steps, (volume,) = np.linalg.norm(series.affine[:3, :3], axis=0), series.volumes
     thickness = f"{steps[2]:.4g}"
     measures = item(

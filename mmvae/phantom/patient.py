@@ -1,4 +1,4 @@
-"""Who a digital patient is: histology, anatomy's random numbers, tissue, true findings, O-RADS score, record."""
+"""Draws a digital patient: histology, seed of the anatomy, tissue properties, true findings, O-RADS score, record."""
 
 import ast
 import hashlib
@@ -20,13 +20,13 @@ CURVE_TIMES_S = np.arange(0, 241, 12.0)
 
 @cache
 def parameters() -> Mapping:
-    """The committed numbers (`parameters.yaml`)."""
+    """The committed parameters (`parameters.yaml`)."""
     return yaml.safe_load((Path(__file__).parent / "parameters.yaml").read_text())
 
 
 @cache
 def phantom_hash() -> str:
-    """Hash of the parameters and of the syntax tree of the code that turns them into images and words; in every result row."""
+    """Hash of the parameters and of the syntax tree of the code that turns them into images and words, stored in every result row."""
     here, digest = Path(__file__).parent, hashlib.sha256()
     digest.update(json.dumps(parameters(), sort_keys=True).encode())
     for name in ("physics", "patient", "anatomy", "scanner", "words"):
@@ -43,7 +43,7 @@ def phantom_hash() -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a perfect reader would say of the index lesion; None where the question does not arise."""
+    """What a perfect reader would say about the index lesion; None if the question does not arise."""
 
     locules: int
     fluid: str | None
@@ -61,7 +61,7 @@ class Findings:
 
     @property
     def dark(self) -> bool:
-        """Solid tissue homogeneously dark on T2 and on high-b DWI."""
+        """Whether solid tissue is homogeneously dark on T2 and on high-b DWI."""
         return self.solid_tissue == "dark_solid"
 
 
@@ -133,7 +133,7 @@ def draw_patient(seed: int, number: int, histology: str) -> Patient:
 
 
 def _tissues(rng: np.random.Generator, findings: Findings) -> dict[str, dict[str, float]]:
-    """Every tissue's T1, T2, ADC and kinetics as this patient has them."""
+    """T1, T2, ADC and kinetics of every tissue of this patient."""
     p, drawn = parameters(), {}
     for name, numbers in p["tissues"].items():
         t = dict(zip(COLUMNS, map(float, numbers)))
@@ -161,9 +161,9 @@ def _tissues(rng: np.random.Generator, findings: Findings) -> dict[str, dict[str
 def curve_type(
     tissue: Mapping[str, float], myometrium: Mapping[str, float], noise: float, rng: np.random.Generator
 ) -> str:
-    """What a reader calls the enhancement of a tissue beside the myometrium, from curves with noise (PHANTOM.md, O-RADS rules).
+    """How a reader rates the enhancement of a tissue relative to the myometrium, from noisy curves (PHANTOM.md, O-RADS rules).
 
-    High: steeper than myometrium. Low: slow rise without shoulder. Intermediate: what is left.
+    High: steeper than myometrium. Low: slow rise without shoulder. Intermediate: everything else.
 
     Args:
         tissue: Its Ktrans (per minute), ve and vp.
@@ -205,7 +205,7 @@ def orads(f: Findings) -> int:
 
 
 def population(cases: int, seed: int, prevalence: str = "balanced") -> list[Patient]:
-    """So many patients; classes balanced within every ten in a row, or as met in practice; in random order."""
+    """A population of patients in random order, with classes balanced within every ten in a row, or as frequent as in practice."""
     rng = np.random.default_rng([seed, 7])
     names = list(parameters()["classes"])
     if prevalence == "balanced":

@@ -1,4 +1,4 @@
-"""A patient in a scanner: series with geometry, timing and header facts, from tissue maps through the signal equations."""
+"""Scans a digital patient: turns tissue maps by the signal equations into series with geometry, timing and header facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ KIND = {"t1": "t1", "t1_fs": "t1", "t2": "t2", "dwi": "dwi", "contrast": "contra
 
 @dataclass(frozen=True)
 class Series:
-    """One acquired stack: volumes (n, z, y, x) int16, voxel (x, y, z) → LPS mm, and facts under DICOM keywords."""
+    """One acquired stack: volumes (n, z, y, x) int16, matrix from voxel (x, y, z) to LPS mm, and facts under DICOM keywords."""
 
     role: str
     volumes: NDArray[np.int16]
@@ -33,7 +33,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Examination:
-    """All series of one patient on one scanner, where the lesion is, and its mask on the first grid's geometry."""
+    """All series of one patient on one scanner, the position of the lesion, and its mask on the first grid's geometry."""
 
     series: tuple[Series, ...]
     lesion_mm: tuple[float, float, float]
@@ -51,14 +51,14 @@ def scanner_of(patient: Patient) -> str:
 
 
 def anatomy_of(patient: Patient, scanner: str, protocol: str = "quick") -> Anatomy:
-    """The patient's anatomy on this scanner's grid, two layers a slice."""
+    """The patient's anatomy on this scanner's grid, with two layers per slice."""
     machine, size = parameters()["scanners"][scanner], parameters()["protocols"][protocol]
     field, depth = machine["spacing_mm"] * 128, machine["slice_mm"] * 16
     return build(patient, size["matrix"], 2 * size["slices"], field, depth)
 
 
 def examine(patient: Patient, protocol: str = "quick", scanner: str | None = None) -> Examination:
-    """The patient scanned. Scanner, missing series and noise are drawn from the patient's seed, never from the class.
+    """The examination of a patient. Scanner, missing series and noise are drawn from the patient's seed, never from the class.
 
     Naming a scanner re-scans the same digital patient on another machine (the twin test).
     """
@@ -109,9 +109,9 @@ def _table(patient: Patient, machine: Mapping) -> dict[str, NDArray]:
 
 @dataclass(frozen=True)
 class _Receiver:
-    """What the coil and receiver add to every volume of one series: one draw, so that only the tissue differs between its volumes.
+    """Effects of coil and receiver on every volume of one series, drawn once, so that only the tissue differs between volumes.
 
-    The noise is common to the b-values or phases too: a subtraction of two of them is cleaner than a real one's.
+    The noise is shared by b-values and phases too, so that a subtraction of two of them is cleaner than in reality.
     """
 
     fat_left: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""What a reader writes of a patient: findings as controlled terms, and a report in varied words. Never from the class name."""
+"""Writes what a reader says about a patient: findings as controlled terms, and a report in varied words, never from the class."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from mmvae.phantom.patient import MALIGNANT, Findings, Patient, curve_type, parameters
 
-# A question and its answers; silence on a question is missing, not "no". No answer is possible for one class only.
+# Questions with their answers; silence on a question is missing, not "no". No answer is possible for one class only.
 QUESTIONS = {
     "locularity": ("unilocular", "multilocular", "solid"),
     "fluid on T1": ("low", "high"),
@@ -28,7 +28,7 @@ TERMS = tuple({"name": f"{q}: {a}", "parent": q} for q, answers in QUESTIONS.ite
 
 
 def reading(patient: Patient, rng: np.random.Generator) -> Findings:
-    """The findings as one reader sees them: the curve from the true curves plus noise, the rest wrong in 3 % of questions."""
+    """The findings as one reader sees them: the curve from the true curves plus noise, other answers wrong in 3 % of questions."""
     p, f = parameters(), patient.findings
     if f.curve is not None:
         seen = curve_type(
@@ -63,7 +63,7 @@ def reading(patient: Patient, rng: np.random.Generator) -> Findings:
 
 
 def answers(f: Findings) -> dict[str, str]:
-    """Findings as answers to the questions that arise."""
+    """The findings as answers to the questions that arise."""
     said = {
         "locularity": "solid" if f.locules == 0 else "unilocular" if f.locules == 1 else "multilocular",
         "fat": "present" if f.fat else "absent",
@@ -89,7 +89,7 @@ def answers(f: Findings) -> dict[str, str]:
 
 
 def terms_of(seen: Findings, rng: np.random.Generator) -> list[str]:
-    """The controlled terms of a reading: each question left out at the committed rate, a little of the rest wrong."""
+    """The controlled terms of a reading: each question is left out at the committed rate, and a few of the others are wrong."""
     p, listed = parameters()["findings"], []
     for question, answer in answers(seen).items():
         if rng.random() < p["left_out"]:
@@ -143,7 +143,7 @@ _OPENINGS = (
 
 
 def guess(f: Findings, rng: np.random.Generator) -> str:
-    """The diagnosis that findings alone suggest to a reader, by rules of thumb; it never sees the histology."""
+    """The diagnosis that the findings alone suggest to a reader, by rules of thumb, without knowledge of the histology."""
     if f.nodules or (f.curve == "high" and f.solid in ("large", "whole")):
         return str(rng.choice(["invasive carcinoma", "metastasis"], p=[0.6, 0.4]))
     if f.fat:
@@ -162,7 +162,7 @@ def guess(f: Findings, rng: np.random.Generator) -> str:
 
 
 def report_of(seen: Findings, side: str, rng: np.random.Generator) -> str:
-    """A report written from one reading: varied wording, negations, omissions, a little error; half suggest a diagnosis."""
+    """A report of one reading, with varied wording, negations, omissions and a few errors; half of the reports suggest a diagnosis."""
     p = parameters()["report"]
     lines = [str(rng.choice(_OPENINGS))]
     for question, answer in answers(seen).items():

@@ -43,7 +43,7 @@ class Embedding:
         """
         root = Path(root)
         if not (root / "meta.json").is_file():
-            raise InputError(f"{root} is no embedding: it has no meta.json. Make one with `mmvae embed`.")
+            raise InputError(f"{root} is not an embedding: it has no meta.json. Make one with `mmvae embed`.")
         try:
             meta = json.loads((root / "meta.json").read_text())
             with np.load(root / "experts.npz", allow_pickle=False) as file:

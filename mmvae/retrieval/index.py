@@ -92,7 +92,7 @@ class Index:
         root = Path(root)
         if not (root / "index.sqlite").is_file():
             raise InputError(
-                f"{root} is no index: it has no index.sqlite. Make one of an embedding with `mmvae index build`."
+                f"{root} is not an index: it has no index.sqlite. Build one from an embedding with `mmvae index build`."
             )
         return cls(root)
 

@@ -109,7 +109,7 @@ def _roles(archive: Archive, query: Query, using: Sequence[str] | None) -> tuple
     known = archive.provenance.roles
     for role in using or ():
         if role not in known:
-            raise InputError(f"{role!r} is no role of this index; it has {list(known)}", "using")
+            raise InputError(f"{role!r} is not a role of this index; it has {list(known)}", "using")
     requested = [role for role in known if role in (using or archive.provenance.query_roles)]
     experts = query.experts
     roles = tuple(role for role, has in zip(experts.roles, experts.having(requested)[0]) if has)

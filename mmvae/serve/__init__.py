@@ -1,1 +1,1 @@
-"""Neighbours to person."""
+"""Pages for people: search results and single cases as self-contained HTML."""

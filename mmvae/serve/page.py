@@ -1,4 +1,4 @@
-"""One self-contained page: queries and their nearest cases as pictures and words, the metric table, curve and map."""
+"""Writes a self-contained HTML page of example queries and their nearest cases, with the metric table, curve and map."""
 
 import base64
 import html
@@ -37,13 +37,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Words:
-    """What a page says beside its pictures and numbers.
+    """The text of a page.
 
     Args:
-        title: Of the page.
+        title: Title of the page.
         lead: Its first paragraph, as HTML.
-        command: Lines that a reader may run to search.
-        target: Label by which a neighbour is called the same or another.
+        command: Commands by which a reader can search.
+        target: Label that decides whether a neighbour is marked as the same or other.
     """
 
     title: str
@@ -61,16 +61,16 @@ def write_page(
     metrics: Mapping[str, Any],
     plots: Mapping[str, Path],
 ) -> None:
-    """Writes the page; its pictures and plots are inside it.
+    """Writes the page with its pictures and plots embedded.
 
     Args:
-        out: An HTML file; one that exists is replaced.
+        out: Path of the HTML file; an existing one is replaced.
         words: Title, lead, command and target.
-        model: Whose roles are shown.
-        cohort: Holds the queries and their neighbours.
-        answers: Example queries.
-        metrics: What metrics.json holds.
-        plots: Files of PNG pictures by caption; those that are not there are left out.
+        model: The model whose roles are shown.
+        cohort: The cohort with the queries and their neighbours.
+        answers: Example queries with their results.
+        metrics: Content of metrics.json.
+        plots: PNG files by caption; missing files are left out.
     """
     data = CaseDataset(cohort, list(cohort.cases), model.modalities, model.answer_roles)
     examples = "".join(_answer(answer, data, words.target, n) for n, answer in enumerate(answers, 1))
@@ -145,7 +145,7 @@ def _pictures(case: Case, data: CaseDataset) -> str:
 
 
 def _reports(case: Case, data: CaseDataset) -> str:
-    """The answer roles, folded up, for the reader of the page: no query sees them."""
+    """The answer roles, folded away, for the reader of the page only: no query sees them."""
     parts = []
     for role in data.answer_roles:
         recipe, view = data.modalities[role], data.view(case, role)

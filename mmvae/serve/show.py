@@ -1,4 +1,4 @@
-"""`mmvae show`: what each plugin reads of a case, and each modality decoded from the others, as one page."""
+"""Writes the page of `mmvae show`: what each plugin reads from a case, and each modality decoded from the others."""
 
 import base64
 import html
@@ -30,11 +30,11 @@ class Appearance:
     """How one role of a case looks: at native resolution, as the model reads it, and decoded from the others.
 
     Args:
-        role: Of the model.
+        role: Name of the role.
         native: What a radiologist should see.
         read: The observation on the model's own grid.
-        decoded: The same expected from other roles; None without a model, or where no other role is there.
-        log_likelihood: Of the observation under what was decoded, in nats.
+        decoded: The observation expected from other roles; None without a model, or if no other role is present.
+        log_likelihood: Log-likelihood of the observation under the decoder, in nats.
     """
 
     role: str
@@ -45,7 +45,7 @@ class Appearance:
 
 
 def as_html(content: Image | str | None, height: int = 0) -> str:
-    """A picture as an inline PNG, a sentence as escaped text, nothing as a dash.
+    """A picture as an inline PNG, a sentence as escaped text, None as a dash.
 
     >>> as_html("no fat < 5 mm")
     'no fat &lt; 5 mm'
@@ -61,7 +61,7 @@ def as_html(content: Image | str | None, height: int = 0) -> str:
 
 
 def _recipes_of(cohort: Cohort) -> dict[str, Modality]:
-    """Each installed kind that the cohort has, with default fields: what is shown without a checkpoint."""
+    """The default recipe of each installed kind that the cohort has; these are shown without a checkpoint."""
     kinds = {asset.kind for case in cohort.cases for asset in case.assets}
     return {kind: cls() for kind, cls in load_all().items() if kind in kinds}
 
@@ -69,16 +69,16 @@ def _recipes_of(cohort: Cohort) -> dict[str, Modality]:
 def appearances(
     case_id: str, cohort: Cohort, model: MMVAE | None, sources: Sequence[str] | None
 ) -> list[Appearance]:
-    """Every role that the case has.
+    """The appearance of every role that the case has.
 
     Args:
-        case_id: Of the cohort.
-        cohort: Holds the case.
-        model: Reads and decodes; None: each kind's default recipe reads.
-        sources: Roles that are decoded from; all other query roles unless given.
+        case_id: Id of the case.
+        cohort: Cohort that holds the case.
+        model: Model that reads and decodes; without one, each kind's default recipe reads.
+        sources: Roles from which a role is decoded; by default all other query roles.
 
     Raises:
-        InputError: where a source is no role of the model, or there is no such case.
+        InputError: if a source is not a role of the model, or there is no such case.
     """
     recipes = model.modalities if model else _recipes_of(cohort)
     answers = model.answer_roles if model else list(recipes)
@@ -86,7 +86,7 @@ def appearances(
     data = CaseDataset(cohort, [case], recipes, answers)
     for role in sources or ():
         if role not in recipes:
-            raise InputError(f"{role!r} is no role of the checkpoint; it has {list(recipes)}", "sources")
+            raise InputError(f"{role!r} is not a role of the checkpoint; it has {list(recipes)}", "sources")
     observations = {role: data.observe(0, role) for role in recipes}
     rows = []
     for role, observation in observations.items():
@@ -107,7 +107,7 @@ def appearances(
 
 @torch.no_grad()
 def _decoded(model: MMVAE, data: CaseDataset, role: str, using: Sequence[str]) -> tuple[Image | str, float]:
-    """The mean of what the role's decoder expects given the roles `using`, and the case's log-likelihood under it, in nats."""
+    """The decoder's mean for the role given the roles `using`, and the log-likelihood of the case's observation, in nats."""
     batch = collate([data[0, 0]])
     present = torch.tensor([[r in using for r in model.roles]])
     experts, _ = model.experts(batch, present)
@@ -120,22 +120,22 @@ def _decoded(model: MMVAE, data: CaseDataset, role: str, using: Sequence[str]) -
 def show_case(
     case_id: str, cohort_path: Path, checkpoint: Path | None, sources: Sequence[str] | None, out: Path
 ) -> Path:
-    """Writes the page of a case and gives its path, `out`.
+    """Writes the page of a case and returns its path, `out`.
 
     Args:
-        case_id: Of the cohort.
+        case_id: Id of the case.
         cohort_path: Folder of the cohort.
-        checkpoint: Model that reads and decodes; None: default recipes read and nothing is decoded.
-        sources: Roles that are decoded from; all other query roles unless given.
-        out: An HTML file; one that exists is replaced.
+        checkpoint: Model that reads and decodes; without one, default recipes read and nothing is decoded.
+        sources: Roles from which a role is decoded; by default all other query roles.
+        out: Path of the HTML file; an existing one is replaced.
 
     Raises:
-        InputError: where sources are given without a checkpoint, or a name is unknown.
+        InputError: if sources are given without a checkpoint, or a name is unknown.
     """
     cohort = Cohort.load(cohort_path)
     model = MMVAE.load_from_checkpoint(checkpoint) if checkpoint else None
     if sources and model is None:
-        raise InputError("decoding from other roles is a model's work; name a checkpoint", "sources")
+        raise InputError("decoding from other roles needs a model; name a checkpoint", "sources")
     rows = "".join(_row(appearance) for appearance in appearances(case_id, cohort, model, sources))
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(case_id)}</title><style>{STYLE}</style>"

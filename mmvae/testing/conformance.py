@@ -1,4 +1,4 @@
-"""What every modality must hold to, one check per claim; each raises AssertionError with the reason."""
+"""Conformance checks of the modality contract, one function per claim; each raises AssertionError with the reason."""
 
 import dataclasses
 import pickle
@@ -36,11 +36,11 @@ class Subject:
     """A modality to be checked, with views that its `read` can open.
 
     Args:
-        recipe: As a user would write it in YAML, not fitted.
-        training: Views of at least three training cases that have it.
-        held_out: Views of cases that `fitted` may not look at; at least one.
-        card: What `fitted` may read beside the training views.
-        identifiers: Words that stand in the views' folder names and texts and may not be shown.
+        recipe: The recipe as a user would write it in YAML, not fitted.
+        training: Views of at least three training cases that have the modality.
+        held_out: Views of at least one case that `fitted` may not look at.
+        card: The card that `fitted` may read besides the training views.
+        identifiers: Words in the views' folder names and texts that may not be shown.
     """
 
     recipe: Modality
@@ -50,14 +50,14 @@ class Subject:
     identifiers: Sequence[str] = ()
 
     def fitted(self) -> Modality:
-        """The recipe after its training views."""
+        """The recipe fitted on the training views."""
         return self.recipe.fitted(TrainingViews(self.card, tuple(self.training)))
 
     def batch(self, count: int, fitted: Modality | None = None) -> Observation:
-        """This many observations stacked, cases repeated as needed."""
+        """A batch of `count` observations, with cases repeated as needed."""
         fitted = fitted or self.fitted()
-        every = [*self.training, *self.held_out]
-        observations = [fitted.read(every[i % len(every)]) for i in range(count)]
+        views = [*self.training, *self.held_out]
+        observations = [fitted.read(views[i % len(views)]) for i in range(count)]
         return Observation(
             torch.stack([o.value for o in observations]), torch.stack([o.mask for o in observations])
         ).clean()
@@ -111,7 +111,7 @@ def read_is_deterministic_and_finite(subject: Subject) -> None:
 
 
 def fitted_uses_only_the_training_views(subject: Subject) -> None:
-    """`fitted` gives the same without the held-out cases' files, and what it gives stays when fitted again."""
+    """`fitted` gives the same recipe without the held-out cases' files, and a fitted recipe is unchanged by fitting it again."""
     first = subject.fitted()
     hidden = []
     try:
@@ -121,7 +121,7 @@ def fitted_uses_only_the_training_views(subject: Subject) -> None:
                 if path.exists():
                     path.rename(path.with_name(path.name + ".hidden"))
                     hidden.append(path)
-        assert subject.fitted() == first, "fitted looks at files of cases that are no training views"
+        assert subject.fitted() == first, "fitted looks at files of cases that are not training views"
     finally:
         for path in hidden:
             path.with_name(path.name + ".hidden").rename(path)
@@ -131,7 +131,7 @@ def fitted_uses_only_the_training_views(subject: Subject) -> None:
 
 
 def expert_has_a_row_a_case(subject: Subject) -> None:
-    """The expert is a Gaussian (B, D), finite, for B = 1 and 3, and where the role is wholly absent."""
+    """The expert is a finite Gaussian (B, D) for B = 1 and 3, and for a batch in which the role is wholly absent."""
     fitted = subject.fitted()
     encoder = fitted.encoder(LATENT)
     blank = fitted.blank()
@@ -149,7 +149,7 @@ def expert_has_a_row_a_case(subject: Subject) -> None:
 
 
 def log_prob_has_the_mask_s_shape(subject: Subject) -> None:
-    """The decoder's distribution scores (B, *mask shape)."""
+    """The `log_prob` of the decoder's distribution has shape (B, *mask shape)."""
     fitted = subject.fitted()
     for count in (1, 3):
         observation = subject.batch(count, fitted)
@@ -196,7 +196,7 @@ def what_is_masked_changes_nothing(subject: Subject) -> None:
 
 
 def expert_ignores_batch_mates(subject: Subject) -> None:
-    """A case's expert is the same alone and in a batch, in training mode too (no BatchNorm)."""
+    """A case's expert is the same alone and in a batch, including in training mode (no BatchNorm)."""
     fitted = subject.fitted()
     encoder = fitted.encoder(LATENT).train()
     together = subject.batch(3, fitted)
@@ -210,7 +210,7 @@ def expert_ignores_batch_mates(subject: Subject) -> None:
 
 
 def likelihood_is_normalised(subject: Subject) -> None:
-    """Each element's likelihood is a density on the reals, or a mass on 0, 1, 2 …; events by Monte Carlo."""
+    """Each element's likelihood is a density on the reals or a probability mass on 0, 1, 2 …; events are checked by Monte Carlo."""
     fitted = subject.fitted()
     torch.manual_seed(0)
     decoder = fitted.decoder(LATENT)
@@ -226,13 +226,13 @@ def likelihood_is_normalised(subject: Subject) -> None:
         # A grid about each element's own mean, wide for heavy tails; or the sum over the non-negative integers.
         steps = torch.linspace(-40, 40, 4001)
         density = torch.stack([at(distribution.mean + step) * 0.02 for step in steps]).sum(0)
-        # A distribution that can list its support is summed over that; torch's discrete ones score other values as they like.
-        listed = (
+        # A distribution that can list its support is summed over it; torch's discrete distributions score other values arbitrarily.
+        support = (
             distribution.enumerate_support(expand=False).flatten().tolist()
             if distribution.has_enumerate_support
             else range(256)
         )
-        mass = torch.stack([at(torch.full_like(observation.value, float(n))) for n in listed]).sum(0)
+        mass = torch.stack([at(torch.full_like(observation.value, float(n))) for n in support]).sum(0)
         best = torch.stack([(density - 1).abs(), (mass - 1).abs()]).amin(0)
     worst = int(best.argmax())
     assert best[worst] < 0.02, (
@@ -282,18 +282,18 @@ def render_shows_and_tells_no_identifier(subject: Subject) -> None:
             if isinstance(shown, Image):
                 grey = np.asarray(shown.convert("L"))
                 assert min(shown.size) > 1 and grey.max() > grey.min(), "the picture is empty"
-                said = str(shown.info)
+                text = str(shown.info)
             else:
-                said = shown
+                text = shown
                 assert isinstance(shown, str) and shown.strip(), (
                     "render gives neither a picture nor a sentence"
                 )
             for identifier in subject.identifiers:
-                assert identifier.lower() not in said.lower(), "render shows an identifier"
+                assert identifier.lower() not in text.lower(), "render shows an identifier"
 
 
 def yaml_round_trip_is_equal(subject: Subject) -> None:
-    """The recipe, bare and fitted, is equal after YAML."""
+    """The recipe, before and after fitting, is equal after a round trip through YAML."""
     for recipe in (subject.recipe, subject.fitted()):
         trust(type(recipe).__module__)  # the author's own, whether or not it is installed yet
         assert from_plain(yaml.safe_load(yaml.safe_dump(to_plain(recipe))), Modality) == recipe, (
@@ -302,7 +302,7 @@ def yaml_round_trip_is_equal(subject: Subject) -> None:
 
 
 def import_is_light(subject: Subject) -> None:
-    """Importing the plugin pulls in nothing heavy; that belongs inside the method that needs it."""
+    """Importing the plugin imports no heavy library; such an import belongs inside the method that needs it."""
     module = type(subject.recipe).__module__
     code = f"import sys, {module}; print(*[m for m in {_HEAVY!r} if m in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -321,7 +321,7 @@ def entry_point_is_declared(subject: Subject) -> None:
 
 
 def augment_obeys_motion_and_seed(subject: Subject) -> None:
-    """`augment` keeps shapes, gives the same for the same motion and seed, and mirrors a volume where the motion flips."""
+    """`augment` keeps shapes, is deterministic for a motion and seed, and mirrors a volume if the motion flips."""
     fitted = subject.fitted()
     observation = fitted.read(subject.training[0]).clean()
     motion = Motion((8.0, -4.0, 3.0), (3.0, -2.0, 1.0), 1.1)

@@ -1,4 +1,4 @@
-"""`mmvae new-modality`: a plugin that passes conformance as it stands, to be changed line by line."""
+"""Writes the plugin of `mmvae new-modality`, which passes the conformance checks as written and is meant to be edited."""
 
 import re
 from importlib.resources import files
@@ -9,7 +9,7 @@ from mmvae.errors import InputError
 
 
 def write_plugin(name: str, out: Path) -> Path:
-    """A distribution in `out`: one module, one entry point, one test."""
+    """Writes a distribution to `out`, with one module, one entry point and one test."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(
             f"{name!r} cannot be a modality's name; expected lower-case letters, digits and _, beginning with a letter"

@@ -1,1 +1,1 @@
-"""DICOM files to stacks: header → frames and facts, frames → stacks, stacks → voxels; and what is a document."""
+"""Reading DICOM: header → frames and facts, frames → stacks, stacks → voxels; and documents such as reports."""

@@ -1,4 +1,4 @@
-"""What is no picture in a study: structured reports, encapsulated text and PDF, segmentations and contours."""
+"""Reads the DICOM objects of a study that are not images: structured reports, text, PDF, segmentations and contours."""
 
 import io
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from mmvae.ingest.skipped import Unusable
 
 
 def text_of(data: Dataset) -> str:
-    """The words of a structured report (PS3.3 C.17.3), or of an encapsulated text or PDF (C.24.2).
+    """The text of a structured report (PS3.3 C.17.3), or of an encapsulated text or PDF (C.24.2).
 
     Raises:
-        Unusable: where there are none.
+        Unusable: if it holds no text.
     """
     if "EncapsulatedDocument" in data:
         media, content = (
@@ -32,7 +32,7 @@ def text_of(data: Dataset) -> str:
     else:
         text = "\n".join(_lines(data, 0))
     if not text.strip():
-        raise Unusable("not_image", "a document without a word")
+        raise Unusable("not_image", "a document without text")
     return text.strip()
 
 
@@ -66,7 +66,7 @@ def _pdf(content: bytes) -> str:
 
     try:
         return "\n".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(content)).pages)
-    except Exception as error:  # pypdf raises what its broken input makes of it
+    except Exception as error:  # pypdf raises all kinds of errors on broken input
         raise Unusable(
             "not_image", f"the encapsulated PDF cannot be read ({type(error).__name__})"
         ) from error
@@ -76,7 +76,7 @@ def lesion_points(path: Path) -> tuple[PointMM, ...]:
     """The centre of each segment of a SEG, or of each contoured structure of an RTSTRUCT, in patient LPS mm.
 
     Raises:
-        Unusable: where there is none.
+        Unusable: if there is none.
     """
     data = pydicom.dcmread(path)
     points = _contours(data) if str(data.Modality) == "RTSTRUCT" else _segments(data)
@@ -107,7 +107,7 @@ def _segments(data: Dataset) -> list[PointMM]:
     shared = data.SharedFunctionalGroupsSequence[0]
     planes = data.pixel_array
     planes = planes[None] if planes.ndim == 2 else planes
-    sums: dict[int, np.ndarray] = {}  # by segment: sum of its voxels' places, and their number
+    sums: dict[int, np.ndarray] = {}  # by segment: sum of its voxels' positions, and their number
     for plane, groups in zip(planes, data.PerFrameFunctionalGroupsSequence):
         rows, columns = np.nonzero(plane)
         if not len(rows):

@@ -1,4 +1,4 @@
-"""What may leave a header: numbers, and codes from closed lists (FORMATS: "Facts"). Free text is parsed, never copied."""
+"""The facts that may leave a header: numbers, and codes from closed lists (FORMATS: "Facts"). Free text is never copied."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,11 +10,11 @@ from mmvae.case import Value
 from mmvae.ingest.dicom import vendor
 from mmvae.ingest.dicom.vendor import Look, number_of
 
-# Modality (PS3.3 C.7.3.1.1.1): projections, which have no place in the patient, and what shows the patient otherwise.
+# Modality (PS3.3 C.7.3.1.1.1): projections, which have no position in the patient, and other modalities that show a patient.
 PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "RF", "XA"})
 IMAGING = PROJECTIONS | {"MR", "CT", "PT", "NM", "US", "OCT", "OPT", "BMD"}
 
-# Tokens of ImageType (PS3.3 C.7.6.1.1.2, C.8.3.1.1.1) that may leave a header; a name written there may not.
+# Tokens of ImageType (PS3.3 C.7.6.1.1.2, C.8.3.1.1.1) that may leave a header; somebody's name in it may not.
 IMAGE_TYPE_TOKENS = frozenset([
     "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "LOCALIZER", "MPR", "MIP", "MINIP", "PROJECTION", "IMAGE",
     "OTHER", "NONE", "MIXED", "M", "P", "R", "I", "MAGNITUDE", "PHASE", "PHASE_MAP", "REAL", "IMAGINARY", "M_SE", "M_FFE",
@@ -39,13 +39,13 @@ def several(value: Any) -> list[Any]:
 
 
 def modality_code(data: Dataset) -> str | None:
-    """The header's Modality where it is one of those that show a patient; anything else may be somebody's word."""
+    """The header's Modality if it is one that shows a patient; any other value may be free text, and gives None."""
     code = str(data.get("Modality") or "")
     return code if code in IMAGING else None
 
 
 def record_of(data: Dataset) -> dict[str, Value]:
-    """Age (over 89 is 90), sex, weight and height, where the header has them (FORMATS: "Facts")."""
+    """Age (over 89 becomes 90), sex, weight and height, as far as the header has them (FORMATS: "Facts")."""
     record: dict[str, Value] = {}
     age = str(data.get("PatientAge") or "")
     if len(age) == 4 and age[:3].isdigit() and age[:3] != "000" and age[3] in "DWMY":
@@ -64,7 +64,7 @@ def record_of(data: Dataset) -> dict[str, Value]:
 
 
 def plane_of(orientation: tuple[float, ...]) -> str:
-    """axial, coronal or sagittal: the patient axis nearest to the normal; oblique beyond 45° is still named by it."""
+    """axial, coronal or sagittal, by the patient axis nearest to the normal, however oblique the plane is."""
     normal = np.abs(np.cross(orientation[:3], orientation[3:]))
     return ("sagittal", "coronal", "axial")[int(normal.argmax())]
 
@@ -72,12 +72,12 @@ def plane_of(orientation: tuple[float, ...]) -> str:
 def facts_of(
     data: Dataset, look: Look, tokens: Iterable[str], orientation: tuple[float, ...]
 ) -> dict[str, Any]:
-    """The facts of a plane in the patient that may leave its header.
+    """The facts that may leave the header of a plane with a position in the patient.
 
     Args:
         data: The header.
-        look: Its elements as the frame sees them.
-        tokens: Of ImageType or FrameType.
+        look: Looks up its elements as they apply to the frame.
+        tokens: Tokens of ImageType or FrameType.
         orientation: Direction of row and column in patient LPS.
     """
     facts = _modality(data) | {"plane": plane_of(orientation)} | _image_type(tokens)
@@ -90,7 +90,7 @@ def facts_of(
 
 
 def picture_facts(data: Dataset, tokens: Iterable[str]) -> dict[str, Any]:
-    """The facts of a projection that may leave its header."""
+    """The facts that may leave the header of a projection."""
     facts = _modality(data) | _image_type(tokens)
     for name, codes in (("ViewPosition", VIEWS), ("ImageLaterality", LATERALITY)):
         code = str(data.get(name) or "")
@@ -105,8 +105,8 @@ def _modality(data: Dataset) -> dict[str, Any]:
 
 
 def _image_type(tokens: Iterable[str]) -> dict[str, Any]:
-    kept = [token for token in tokens if token in IMAGE_TYPE_TOKENS]
-    return {"ImageType": kept} if kept else {}
+    allowed = [token for token in tokens if token in IMAGE_TYPE_TOKENS]
+    return {"ImageType": allowed} if allowed else {}
 
 
 def _mr_timing(look: Look) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _mr_codes(look: Look) -> dict[str, Any]:
 
 
 def _mr_notions(data: Dataset, look: Look) -> dict[str, Any]:
-    """What the description speaks of, and fat saturation and contrast agent, which it may say where no element does."""
+    """Notions named in the description; and fat saturation and contrast agent, for which it stands in if elements are missing."""
     facts: dict[str, Any] = {}
     notions = vendor.notions_of(data)
     saturated = vendor.fat_saturated(look, notions)

@@ -1,4 +1,4 @@
-"""A DICOM file as the way in knows it: what groups it, and its image planes."""
+"""The data types of a parsed DICOM file: its header, its image planes, and how their samples are stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,19 +29,19 @@ class Frame:
 
     Args:
         file: Number of its file in the scan.
-        number: Of the frame in its file, from 0.
+        number: Number of the frame in its file, from 0.
         pixels: How its samples are stored.
         position: Patient LPS mm of the first sample's centre.
         orientation: Two unit vectors: along a row (increasing column), then down a column.
         spacing: (row step, column step) in mm, as PixelSpacing.
-        slope: Stored value · slope + intercept is the modality's value.
-        intercept: See slope.
+        slope: Factor from stored to modality value.
+        intercept: Added after the slope.
         facts: Numbers and codes that may leave the header.
-        b_value: s/mm², None where the frame is not diffusion-weighted as far as is said.
+        b_value: b-value in s/mm²; None if nothing says that the frame is diffusion-weighted.
         time_s: Seconds since midnight of the acquisition, or None.
-        order: What else sorts the repetitions of a position.
+        order: Further numbers that sort the repetitions of a position.
         tile: (top, left, rows, columns) of a mosaic's tile, else None.
-        picture: Whether it is a projection, which has no place in the patient: position and orientation are nominal.
+        picture: Whether it is a projection, which has no position in the patient; position and orientation are then nominal.
     """
 
     file: int
@@ -67,7 +67,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Header:
-    """A file: what groups it (identifiers, which never leave the way in), and its frames, its text or its points."""
+    """A file: the identifiers that group it (which never leave ingest), and its frames, text or points."""
 
     file: int
     study: str

@@ -1,4 +1,4 @@
-"""One DICOM file → its header: study and series, identifiers, record, and its frames, its text or its points."""
+"""Reads the header of one DICOM file: study and series, identifiers, record, and its frames, text or points."""
 
 import logging
 import warnings
@@ -31,11 +31,11 @@ IMAGE_STORAGE = frozenset(
 
 @dataclass
 class Memory:
-    """What is remembered between the files that one worker reads, so that it is worked out once.
+    """A cache of one worker over the files that it reads, so that repeated headers are parsed only once.
 
     Args:
-        headers: By all elements that do not vary within a series, the first header that had them.
-        searched: Study and SeriesInstanceUID of which one file was searched for identifiers.
+        headers: The first header with given values of all elements that do not vary within a series, by those values.
+        searched: Study and SeriesInstanceUID of series in which one file was already searched for identifiers.
     """
 
     headers: dict[tuple[Any, ...], Header] = field(default_factory=dict)
@@ -60,13 +60,13 @@ def read_header(path: Path, file: int, memory: Memory | None = None) -> Header:
     """The file's header and frames; pixels are not read. The first file of each series is searched for identifiers.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         file: Its number in the scan.
-        memory: Of the files that were read before in this process.
+        memory: Cache of the files that this process has read.
 
     Raises:
-        Unusable: with code and sentence, where the file is nothing that a case is made of; its `series` is the
-            SeriesInstanceUID where the header could be parsed.
+        Unusable: with code and reason, if no case can use the file; its `series` is the SeriesInstanceUID if the header
+            could be parsed.
     """
     try:
         with path.open("rb") as stream, quiet():
@@ -76,7 +76,7 @@ def read_header(path: Path, file: int, memory: Memory | None = None) -> Header:
         raise Unusable(
             "not_dicom", "the file has no DICM mark at byte 128 and no file meta information"
         ) from error
-    except Exception as error:  # a mutated header raises anything that pydicom or zlib can
+    except Exception as error:  # a corrupt header can raise anything in pydicom or zlib
         if isinstance(error, OSError) and error.errno is not None:
             raise Unusable("unreadable", f"the file cannot be opened (error {error.errno})") from error
         raise Unusable("truncated", f"the header cannot be parsed ({type(error).__name__})") from error
@@ -89,7 +89,7 @@ def read_header(path: Path, file: int, memory: Memory | None = None) -> Header:
             raise
         except RecursionError as error:
             raise Unusable("limit", "the header nests deeper than can be read") from error
-        except Exception as error:  # values of the wrong kind in a mutated header
+        except Exception as error:  # values of the wrong type in a corrupt header
             reason = f"the header's values cannot be read ({type(error).__name__})"
             raise Unusable("truncated", reason, _series_of(data)) from error
         memory.searched.add((header.study, header.series))
@@ -100,7 +100,7 @@ def _series_of(data: Dataset) -> str | None:
     """The SeriesInstanceUID of a header that may be broken, or None."""
     try:
         return str(data.get("SeriesInstanceUID") or "") or None
-    except Exception:  # the element itself may be the broken one
+    except Exception:  # this element may itself be the broken one
         return None
 
 
@@ -130,7 +130,7 @@ def _header(path: Path, data: Dataset, file: int, element: PixelData, memory: Me
 
 
 def _identity(data: Dataset, file: int, memory: Memory) -> Header:
-    """What groups the file, and what identifies somebody in it."""
+    """A header with the elements that group the file, and the identifiers in it."""
     study, series, instance, patient, accession = (
         str(data.get(name) or "")
         for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "AccessionNumber")
@@ -145,7 +145,7 @@ def _repeated(known: Header, data: Dataset, file: int, element: PixelData) -> He
     (frame,) = known.frames
     position = frame.position if frame.picture else three_numbers(data.get("ImagePositionPatient"))
     if position is None:
-        raise Unusable("no_position", "ImagePositionPatient is missing or is no list of finite numbers")
+        raise Unusable("no_position", "ImagePositionPatient is missing or is not a list of finite numbers")
     pixels = frame.pixels
     if pixels.offset is not None:
         needed = pixels.rows * pixels.columns * pixels.samples * max(1, pixels.bits_allocated // 8)
@@ -158,7 +158,7 @@ def _repeated(known: Header, data: Dataset, file: int, element: PixelData) -> He
 
 
 def _directory(path: Path, data: Dataset) -> str:
-    """What a DICOMDIR says of the files beside it, which are read by themselves."""
+    """A sentence on the files that a DICOMDIR lists; they are read on their own."""
     records = data.get("DirectoryRecordSequence") or []
     listed = [
         [str(part) for part in several(r.get("ReferencedFileID"))] for r in records if "ReferencedFileID" in r
@@ -169,7 +169,7 @@ def _directory(path: Path, data: Dataset) -> str:
     )
 
 
-# Elements that differ within a series and on which neither geometry in the plane nor any fact depends.
+# Elements that differ within a series and that affect neither the in-plane geometry nor any fact.
 _VARYING = frozenset(
     tag_for_keyword(name)
     for name in (
@@ -181,7 +181,7 @@ _VARYING = frozenset(
 
 
 def _constant_elements(data: Dataset, meta: Dataset) -> tuple[Any, ...]:
-    """All other elements as they stand in the file, unread ones as bytes: two files with the same have the same facts."""
+    """All other elements, unparsed ones as bytes; files in which these are equal have the same facts."""
     elements: list[Any] = [str(meta.get("TransferSyntaxUID"))]
     for tag in data.keys():  # noqa: SIM118 - iterating a Dataset converts every element
         if tag not in _VARYING:

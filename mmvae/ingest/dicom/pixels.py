@@ -1,4 +1,4 @@
-"""A frame's stored samples → numbers, by well-kept codecs; uncompressed ones are read where they lie."""
+"""Decodes a frame's stored samples, by well-maintained codecs; uncompressed samples are read directly from the file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from mmvae.ingest.skipped import Unusable
 
 
 def read_frames(path: Path, frames: Sequence[Frame]) -> list[NDArray]:
-    """The stored samples (rows, columns) of each of some frames of one file; no slope is applied.
+    """The stored samples (rows, columns) of some frames of one file; no slope is applied.
 
     Raises:
-        Unusable: where the samples cannot be decoded.
+        Unusable: if the samples cannot be decoded.
     """
     pixels = frames[0].pixels
     planes = (
@@ -36,7 +36,7 @@ def read_frames(path: Path, frames: Sequence[Frame]) -> list[NDArray]:
 
 
 def _plain(path: Path, pixels: Pixels, offset: int, frames: Sequence[Frame]) -> dict[int, NDArray]:
-    """Little-endian samples at a known place: only the frames that are wanted are read."""
+    """Little-endian samples at a known offset, read only for these frames."""
     kind = np.dtype("<u2" if pixels.bits_allocated == 16 else "u1")
     count = pixels.rows * pixels.columns
     planes = {}
@@ -53,7 +53,7 @@ def _plain(path: Path, pixels: Pixels, offset: int, frames: Sequence[Frame]) -> 
 
 
 def _cleaned(samples: NDArray, pixels: Pixels) -> NDArray:
-    """Bits outside BitsStored taken off (overlays and dirt, PS3.5 8.1.1), the sign extended."""
+    """The samples with bits outside BitsStored removed (overlays and garbage, PS3.5 8.1.1) and the sign extended."""
     stored, high, allocated = pixels.bits_stored, pixels.high_bit, pixels.bits_allocated
     if not (0 < stored <= allocated and stored - 1 <= high < allocated):
         stored, high = allocated, allocated - 1
@@ -67,13 +67,13 @@ def _cleaned(samples: NDArray, pixels: Pixels) -> NDArray:
 
 
 def _narrow(plane: NDArray) -> NDArray:
-    """As int16 where every value fits, else as int32."""
+    """The plane as int16 if every value fits, else as int32."""
     fits = plane.size == 0 or (plane.min() >= -32768 and plane.max() <= 32767)
     return plane.astype(np.int16 if fits else np.int32)
 
 
 def decodes(syntax: str) -> bool:
-    """Whether an installed codec reads this transfer syntax; pydicom raises for those that it has no place for."""
+    """Whether an installed codec reads this transfer syntax; pydicom raises for a syntax that it does not know."""
     try:
         return bool(get_decoder(UID(syntax)).is_available)
     except NotImplementedError:
@@ -85,7 +85,7 @@ _CODECS = ("pydicom", "pyjpegls", "pylibjpeg", "gdcm", "pillow")
 
 
 def _codec(syntax: str) -> str:
-    """The installed codec to decode a transfer syntax with, or nothing where pydicom has none."""
+    """The preferred installed codec of a transfer syntax, or "" if there is none."""
     return min(get_decoder(UID(syntax)).available_plugins, key=_CODECS.index, default="")
 
 

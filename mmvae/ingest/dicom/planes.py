@@ -1,4 +1,4 @@
-"""A header → its image planes: of one frame, many frames, a mosaic, a grid of slices, or a projection."""
+"""Extracts the image planes of a header: of one frame, many frames, a mosaic, a grid of slices, or a projection."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from mmvae.ingest.skipped import Unusable
 
 PROJECTED = {"SUB", "SUBTRACTION", "MIP", "MINIP", "PROJECTION", "PROJECTION IMAGE"}
 REFORMATTED = {"MPR", "REFORMATTED"}
-# A projection has no place in the patient: its columns run to the left, its rows to the back, as those of a PNG do.
+# A projection has no position in the patient: its columns are taken to run to the left and its rows to the back, as in a PNG.
 NOMINAL_ORIENTATION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -25,7 +25,7 @@ def frames_of(data: Dataset, file: int, pixels: Pixels) -> Iterator[Frame]:
     """Every image plane of a file.
 
     Raises:
-        Unusable: where it shows no patient, is a picture of a screen, derived, or says not where its planes lie.
+        Unusable: if it shows no patient, is a screenshot, is derived, or does not say where its planes lie.
     """
     tokens = tuple(str(t).upper() for t in several(data.get("ImageType")))
     _refuse_unusable(data, pixels, tokens)
@@ -45,7 +45,7 @@ def frames_of(data: Dataset, file: int, pixels: Pixels) -> Iterator[Frame]:
         yield from _grid(data, file, pixels, tokens)
     elif pixels.frames > 1:
         raise Unusable(
-            "no_position", f"{pixels.frames} frames and no functional groups that say where each lies"
+            "no_position", f"{pixels.frames} frames without functional groups that give their positions"
         )
     elif _is_projection(data):
         yield _picture(data, file, pixels, tokens)
@@ -58,15 +58,15 @@ def _is_projection(data: Dataset) -> bool:
 
 
 def _refuse_unusable(data: Dataset, pixels: Pixels, tokens: Sequence[str]) -> None:
-    """Raises Unusable for what no case is made of, whatever its geometry."""
+    """Raises Unusable for objects that are never part of a case, whatever their geometry."""
     if modality_code(data) is None and data.get("Modality"):
-        raise Unusable("not_image", "an object whose Modality is none that shows a patient")
+        raise Unusable("not_image", "an object whose Modality does not show a patient")
     # A projection's description may name the examination: "skeletal survey".
     described = not _is_projection(data) and "localizer" in vendor.notions_of(data)
     if "LOCALIZER" in tokens or described:
         raise Unusable("localizer", "ImageType or the description says localizer")
     if str(data.get("BurnedInAnnotation") or "").upper() == "YES":
-        raise Unusable("screenshot", "BurnedInAnnotation is YES: letters may stand in the picture")
+        raise Unusable("screenshot", "BurnedInAnnotation is YES: the picture may contain text")
     if pixels.samples != 1:
         raise Unusable(
             "screenshot", f"SamplesPerPixel is {pixels.samples}: a coloured picture, not a measurement"
@@ -99,7 +99,7 @@ class _Look:
 def _plane(
     data: Dataset, groups: Sequence[Dataset], file: int, number: int, pixels: Pixels, tokens: tuple[str, ...]
 ) -> Frame:  # fmt: skip
-    """A plane with a place in the patient."""
+    """A plane with a position in the patient."""
     look = _Look(data, groups)
     position, orientation, spacing = _geometry(look)
     own = tuple(str(t).upper() for t in several(look("FrameType"))) or tokens
@@ -123,7 +123,7 @@ def _geometry(look: Look) -> tuple[PointMM, tuple[float, ...], tuple[float, floa
     if min(lengths) < 0.5 or abs(row @ column) > 0.05 * lengths[0] * lengths[1] or min(spacing) <= 0:
         raise Unusable(
             "no_position",
-            "ImageOrientationPatient are no two directions at right angles, or PixelSpacing is not positive",
+            "ImageOrientationPatient does not hold two directions at right angles, or PixelSpacing is not positive",
         )
     orientation = (*map(float, row / lengths[0]), *map(float, column / lengths[1]))
     return (x, y, z), orientation, (spacing[0], spacing[1])
@@ -132,12 +132,12 @@ def _geometry(look: Look) -> tuple[PointMM, tuple[float, ...], tuple[float, floa
 def _required(look: Look, name: str, count: int) -> tuple[float, ...]:
     numbers = _numbers(look(name), count)
     if numbers is None:
-        raise Unusable("no_position", f"{name} is missing or is no list of finite numbers")
+        raise Unusable("no_position", f"{name} is missing or is not a list of finite numbers")
     return numbers
 
 
 def _picture(data: Dataset, file: int, pixels: Pixels, tokens: tuple[str, ...]) -> Frame:
-    """A projection as it is meant to be seen, the largest value white (PS3.3 C.7.6.3.1.2), its pixels as large as stated."""
+    """A projection as intended for display, with the largest value white (PS3.3 C.7.6.3.1.2) and pixels of the stated size."""
     spacing = None
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         numbers = _numbers(data.get(name), 2)
@@ -146,7 +146,7 @@ def _picture(data: Dataset, file: int, pixels: Pixels, tokens: tuple[str, ...]) 
             break
     slope, intercept = vendor.scaling(data, data.get)
     if str(data.get("PhotometricInterpretation") or "") == "MONOCHROME1":
-        # The complement of the stored value: its largest and smallest possible values change places.
+        # The complement of the stored value: its largest and smallest possible values are swapped.
         top = -1 if pixels.signed else (1 << pixels.bits_stored) - 1
         slope, intercept = -slope, intercept + slope * top
     facts = picture_facts(data, tokens)
@@ -164,7 +164,7 @@ def _mosaic(data: Dataset, file: int, pixels: Pixels, tokens: tuple[str, ...]) -
     if not count:
         raise Unusable(
             "no_position",
-            "a mosaic whose number of slices stands neither in (0019,100A) nor in the CSA header",
+            "a mosaic whose number of slices is neither in (0019,100A) nor in the CSA header",
         )
     whole = _plane(data, [], file, 0, pixels, tokens)
     across = math.ceil(math.sqrt(count))
@@ -201,7 +201,7 @@ def _grid(data: Dataset, file: int, pixels: Pixels, tokens: tuple[str, ...]) -> 
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """So many finite numbers, or None."""
+    """`count` finite numbers, or None."""
     try:
         numbers = tuple(float(v) for v in value)
     except (TypeError, ValueError):
@@ -235,7 +235,7 @@ def _clock(text: str) -> float | None:
 
 
 def order_of(data: Dataset, look: Look) -> tuple[float, ...]:
-    """What sorts the repetitions of one position when b-value and time do not."""
+    """Numbers that sort the repetitions of one position if b-value and time do not."""
     names = ("TemporalPositionIndex", "TemporalPositionIdentifier", "AcquisitionNumber")
     repeats = (number_of(look(name)) or 0.0 for name in names)
     return (*repeats, vendor.phase(data), number_of(look("InstanceNumber")) or 0.0)

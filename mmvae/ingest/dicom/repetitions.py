@@ -1,4 +1,4 @@
-"""Frames at the same places → volumes side by side, by b-value, phase and time; and what is known of each volume."""
+"""Sorts repeated frames at the same positions into volumes, by b-value, phase and time; and the facts of the volumes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from mmvae.ingest.dicom.frame import Frame
 
 Volumes = Sequence[Sequence[Frame | None]]
 
-# What may tell the repetitions of one place apart, the best first: the b-value alone, or with the temporal position, the
-# vendor's phase, the acquisition's number, the time.
+# Keys that may distinguish the repetitions of one position, the best first: the b-value alone, or with the temporal position,
+# the vendor's phase, the acquisition's number, the time.
 _KEYS: tuple[Callable[[Frame], tuple[float, ...]], ...] = (
     lambda f: (f.b_value or 0.0,),
     lambda f: (f.b_value or 0.0, f.order[0], f.order[1]),
@@ -21,17 +21,17 @@ _KEYS: tuple[Callable[[Frame], tuple[float, ...]], ...] = (
 
 
 def volumes_of(by_place: Sequence[Sequence[Frame]], index: NDArray, slots: int) -> list[list[Frame | None]]:
-    """Volumes of `slots` slices each, None where a frame is missing.
+    """Volumes of `slots` slices each; None stands for a missing frame.
 
     Args:
-        by_place: Frames at each place along the normal.
-        index: Slice number of each place.
+        by_place: Frames at each position along the normal.
+        index: Slice number of each position.
         slots: Number of slices.
     """
     most = max(map(len, by_place))
     for key in _KEYS:
         if any(len({key(f) for f in frames}) < len(frames) for frames in by_place):
-            continue  # two frames at one place would be of one volume
+            continue  # two frames at one position would fall into one volume
         values = sorted({key(f) for frames in by_place for f in frames})
         if len(values) <= 2 * most:
             number = {value: v for v, value in enumerate(values)}
@@ -44,7 +44,7 @@ def volumes_of(by_place: Sequence[Sequence[Frame]], index: NDArray, slots: int) 
 
 
 def _in_order(by_place: Sequence[Sequence[Frame]], index: NDArray, slots: int) -> list[list[Frame | None]]:
-    """The nth frame of each place, in the order of all that tells frames apart, goes into the nth volume."""
+    """Volumes in which the nth frame of each position, sorted by all that distinguishes frames, is in the nth volume."""
     volumes: list[list[Frame | None]] = [[None] * slots for _ in range(max(map(len, by_place)))]
     for slot, frames in zip(index, by_place):
         for number, frame in enumerate(sorted(frames, key=_order)):
@@ -63,7 +63,7 @@ def stack_facts(volumes: Volumes, missing: int) -> dict[str, Any]:
     firsts = [next(f for f in volume if f is not None) for volume in volumes]
     facts = dict(firsts[0].facts)
     b_values = [f.b_value for f in firsts]
-    # Philips writes b = 0 into series that are no diffusion.
+    # Philips writes b = 0 into series that are not diffusion.
     planar = (
         "EP" in facts.get("ScanningSequence", ())
         or "DIFFUSION" in facts.get("ImageType", ())
@@ -79,7 +79,7 @@ def stack_facts(volumes: Volumes, missing: int) -> dict[str, Any]:
 
 
 def dynamic_times(volumes: Volumes) -> dict[str, Any]:
-    """Seconds after the first volume, one per volume; only their number where the times are unknown or not different."""
+    """Seconds after the first volume, one per volume; only the number of volumes if times are unknown or all equal."""
     starts = [
         min((f.time_s for f in volume if f is not None and f.time_s is not None), default=None)
         for volume in volumes

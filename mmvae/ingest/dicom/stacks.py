@@ -1,4 +1,4 @@
-"""Frames of one study → stacks: one geometry, slices in order, b-values and phases side by side."""
+"""Groups the frames of one study into stacks of one geometry, with slices in order and one volume per b-value or phase."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,15 +21,15 @@ MOST_MISSING = 0.2
 
 @dataclass(frozen=True)
 class Stack:
-    """Volumes of one geometry: `volumes[v][k]` is the frame of volume v and slice k, None where it is missing.
+    """Volumes of one geometry: `volumes[v][k]` is the frame of volume v and slice k, None if it is missing.
 
     Args:
         series: SeriesInstanceUIDs of its frames, in order.
-        volumes: Of frames.
+        volumes: Frames by volume and slice.
         origin: Patient LPS mm of the first voxel's centre.
         steps: mm along column, row and slice (columns of a 3 × 3).
-        facts: Of its first frame, with one number per volume for b-values and times.
-        missing: Slices that no frame covers, over all volumes, to be filled by their neighbours.
+        facts: Facts of its first frame, with one number per volume for b-values and times.
+        missing: Number of slices in all volumes that no frame covers, to be filled from their neighbours.
         type: `image` for a projection.
     """
 
@@ -72,14 +72,14 @@ class UnusedFrame:
 
 @dataclass
 class _Group:
-    """Frames of one series, kind and geometry, and what came of them."""
+    """Frames of one series, kind and geometry, and the stack and unused frames that resulted from them."""
 
     frames: list[Frame] = field(default_factory=list)
     stack: Stack | None = None
     unused: list[UnusedFrame] = field(default_factory=list)
 
     def fits(self, frame: Frame) -> bool:
-        """Whether a frame has the group's geometry; compared by tolerance, since a rounded key splits a stack at its edge."""
+        """Whether a frame has the group's geometry, within a tolerance; rounded keys would split stacks at rounding edges."""
         own = self.frames[0]
         return (
             own.size == frame.size
@@ -89,7 +89,7 @@ class _Group:
 
     @property
     def slices(self) -> int:
-        """Different places along the normal."""
+        """Number of different positions along the normal."""
         return len(_places(self.frames)[1])
 
 
@@ -100,14 +100,14 @@ _INDIFFERENT = frozenset(
 
 
 def _kind_of(frame: Frame) -> tuple[Any, ...]:
-    """What must be equal within a stack beside geometry: derived maps, parts of a Dixon and echoes are stacks of their own."""
+    """What must be equal within a stack besides geometry; it keeps derived maps, Dixon images and echoes in separate stacks."""
     facts = frame.facts
     tokens = set(facts.get("ImageType", ())) - _INDIFFERENT
     return tuple(sorted(tokens)), facts.get("EchoTime"), facts.get("InversionTime"), facts.get("FlipAngle")
 
 
 def stacks_of(frames: Iterable[tuple[str, Frame]]) -> tuple[list[Stack], list[UnusedFrame]]:
-    """All stacks of a study's frames, each given with its SeriesInstanceUID, and the frames that none could use."""
+    """All stacks of a study's frames, which come with their SeriesInstanceUIDs, and the frames that no stack could use."""
     by_kind: dict[tuple[Any, ...], list[_Group]] = defaultdict(list)
     groups: list[tuple[str, _Group]] = []
     stacks: list[Stack] = []
@@ -131,10 +131,10 @@ def stacks_of(frames: Iterable[tuple[str, Frame]]) -> tuple[list[Stack], list[Un
 
 
 def _refuse_strays(series: str, alike: Sequence[_Group]) -> None:
-    """Takes out what disagrees with its series in geometry and is too little to be a stack of its own.
+    """Removes groups that disagree with their series in geometry and are too small to be stacks of their own.
 
-    That is a group that gives no stack, or one of less than a fifth of the slices of the series' largest stack: so few
-    would not be missed in it.
+    These are groups that give no stack, or have less than a fifth of the slices of the series' largest stack: the largest
+    stack would count as complete without so few slices.
     """
     whole = [group for group in alike if group.stack is not None]
     if not whole:
@@ -146,7 +146,7 @@ def _refuse_strays(series: str, alike: Sequence[_Group]) -> None:
             continue
         reason = (
             f"{_described(group.frames[0])} in a series of {_described(largest.frames[0])}: {group.slices} slices are "
-            f"no stack beside {largest.slices}"
+            f"too few for a stack beside one of {largest.slices}"
         )
         group.stack = None
         group.unused = [UnusedFrame(series, frame, "mixed_geometry", reason) for frame in group.frames]
@@ -170,7 +170,7 @@ def _normal(frame: Frame) -> NDArray[np.float64]:
 
 
 def _places(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Place of each frame along the normal in mm, and the sorted different places."""
+    """Position of each frame along the normal in mm, and the distinct positions, sorted."""
     normal = _normal(frames[0])
     along = np.array([np.dot(normal, f.position) for f in frames])
     order = np.sort(along)
@@ -182,7 +182,7 @@ def _places(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def _assemble(series: str, frames: Sequence[Frame]) -> tuple[Stack | None, list[UnusedFrame]]:
-    """One series' frames of one geometry and kind as one stack of as many volumes as each position has repetitions."""
+    """The frames of one series, geometry and kind as one stack, with one volume per repetition of a position."""
     along, places = _places(frames)
     by_place: list[list[Frame]] = [[] for _ in places]
     for frame, value in zip(frames, along):
@@ -190,7 +190,7 @@ def _assemble(series: str, frames: Sequence[Frame]) -> tuple[Stack | None, list[
     index = _slots(places)
     if index is None:
         gaps = np.diff(places)
-        reason = f"slices lie at irregular distances, {gaps.min():.2f} to {gaps.max():.2f} mm"
+        reason = f"slices have irregular spacing, {gaps.min():.2f} to {gaps.max():.2f} mm"
         return None, [UnusedFrame(series, f, "gap", reason) for f in frames]
     slots = int(index.max()) + 1
     lacking = slots - len(places)
@@ -225,7 +225,7 @@ def _grid(frames: Sequence[Frame], along: NDArray, slots: int) -> tuple[PointMM,
 
 
 def _slots(places: NDArray[np.float64]) -> NDArray[np.int64] | None:
-    """Each place's slice number on the regular grid that they lie on; None where there is no such grid."""
+    """The slice number of each position on the regular grid on which they lie; None if there is no such grid."""
     if len(places) == 1:
         return np.zeros(1, np.int64)
     gaps = np.diff(places)
@@ -239,7 +239,7 @@ def _slots(places: NDArray[np.float64]) -> NDArray[np.int64] | None:
 
 
 def _merged(stacks: Sequence[Stack]) -> list[Stack]:
-    """One series per phase becomes one stack: gradient echoes of one geometry, TR, TE and flip angle, at different times."""
+    """Merges dynamic phases stored as one series each: gradient echoes of one geometry, TR, TE and flip angle, at different times."""
     by_protocol: dict[tuple[Any, ...], list[list[tuple[float, Stack]]]] = defaultdict(list)
     merged: list[Stack] = []
     for stack in stacks:
@@ -271,7 +271,7 @@ def _same_grid(a: Stack, b: Stack) -> bool:
 
 
 def _joined(phases: Sequence[Stack]) -> Stack:
-    """Stacks of one phase each as one stack."""
+    """Several stacks of one phase each as one stack."""
     volumes = tuple(volume for phase in phases for volume in phase.volumes)
     facts = {
         **phases[0].facts,
@@ -285,6 +285,6 @@ def _joined(phases: Sequence[Stack]) -> Stack:
 
 
 def _start(stack: Stack) -> float | None:
-    """When the first volume began, in seconds since midnight."""
+    """Start of the first volume, in seconds since midnight."""
     times = (f.time_s for f in stack.volumes[0] if f is not None)
     return min((time for time in times if time is not None), default=None)

@@ -1,4 +1,4 @@
-"""Where a file's samples lie and how they are stored (PS3.5 7.1, 8)."""
+"""Determines where a file's samples begin and how they are stored (PS3.5 7.1, 8)."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from pydicom.uid import UID
 from mmvae.ingest.dicom.frame import Pixels
 from mmvae.ingest.skipped import Unusable
 
-# By so much the decoded pixels may exceed the file's own size, else it is refused unread: a header can promise what no memory holds.
+# The decoded pixels may exceed the file's size by at most this; a header can promise more than any memory holds.
 LARGEST_GROWTH_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class PixelData:
-    """The place in a file where its header ends.
+    """The position in a file at which its header ends.
 
     Args:
-        offset: Of the first byte after the header.
+        offset: Offset of the first byte after the header.
         head: The first bytes from there: tag, VR and length of the PixelData element.
         file_bytes: Size of the file.
     """
@@ -27,21 +27,21 @@ class PixelData:
     file_bytes: int
 
     def start(self, needed: int) -> int | None:
-        """Where the samples begin (PS3.5 7.1); None where they are encapsulated.
+        """Offset at which the samples begin (PS3.5 7.1); None if they are encapsulated.
 
         Raises:
-            Unusable: where fewer than `needed` bytes follow.
+            Unusable: if fewer than `needed` bytes follow.
         """
         if self.head[:4] != b"\xe0\x7f\x10\x00":
-            raise Unusable("truncated", "the header is followed by no PixelData")
+            raise Unusable("truncated", "no PixelData follows the header")
         length_at = 8 if self.head[4:6].isalpha() and self.head[4:6].isupper() else 4
         length = int.from_bytes(self.head[length_at : length_at + 4], "little")
         start = self.offset + length_at + 4
         if length == 0xFFFFFFFF:
             return None
         if self.file_bytes - start < needed:
-            there = max(0, self.file_bytes - start)
-            raise Unusable("truncated", f"{needed} bytes of pixels are promised, {there} are there")
+            available = max(0, self.file_bytes - start)
+            raise Unusable("truncated", f"{needed} bytes of pixels are promised, {available} are there")
         return start
 
 
@@ -49,7 +49,7 @@ def pixels_of(data: Dataset, meta: Dataset, element: PixelData) -> Pixels:
     """How the file's samples are stored.
 
     Raises:
-        Unusable: where the header contradicts itself, or promises more than the file or the limit holds.
+        Unusable: if the header contradicts itself, or promises more than the file holds or the limit allows.
     """
     rows, columns, samples = int(data.Rows), int(data.Columns), int(data.get("SamplesPerPixel") or 1)
     frames, allocated = int(data.get("NumberOfFrames") or 1), int(data.get("BitsAllocated") or 0)

@@ -1,4 +1,4 @@
-"""Where each vendor writes what: b-values, scaling, mosaics, and notions that a description speaks of.
+"""Vendor-specific elements: b-values, scaling, mosaics and phases; and notions named in a series description.
 
 Sources: PS3.3 (standard elements), DICOM conformance statements of the vendors as dcm2niix documents them.
 """
@@ -15,16 +15,16 @@ Look = Callable[[Any], Any]  # an element's value by keyword or tag, as one fram
 
 
 def _private(data: Dataset, group: int, creator: str, element: int) -> Any:
-    """A private element by its creator; else at block 10, where scanners put it and anonymisers leave it orphaned."""
+    """A private element by its creator; else in block 10, where scanners put it and where anonymisers may remove the creator."""
     try:
         return data.private_block(group, creator)[element].value
     except KeyError:
-        found = data.get((group, 0x1000 + element))
-        return None if found is None else found.value
+        orphan = data.get((group, 0x1000 + element))
+        return None if orphan is None else orphan.value
 
 
 def number_of(value: Any) -> float | None:
-    """A finite number, the first of several, or None; also from the bytes of a private element whose VR is unknown."""
+    """The first value as a finite number, or None; also from the bytes of a private element of unknown VR."""
     if isinstance(value, bytes):  # text, or a little-endian number
         text = value.strip(b"\x00 ")
         if re.fullmatch(rb"[-+]?[0-9.eE+-]+(\\.*)?", text):
@@ -40,14 +40,14 @@ def number_of(value: Any) -> float | None:
     elif isinstance(value, Sequence) and value:
         value = value[0]
     try:
-        number = float(value)  # pyright: ignore[reportArgumentType] - what is no number raises
+        number = float(value)  # pyright: ignore[reportArgumentType] - float() raises on other types
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
 def manufacturer(data: Dataset) -> str:
-    """The vendor's short name, or nothing."""
+    """The vendor's short name, or ""."""
     text = str(data.get("Manufacturer") or "").lower()
     for name in ("siemens", "philips", "ge medical", "toshiba", "canon", "uih", "hitachi", "fujifilm"):
         if name in text:
@@ -56,46 +56,46 @@ def manufacturer(data: Dataset) -> str:
 
 
 def b_value(data: Dataset, look: Look) -> float | None:
-    """b in s/mm², from where this vendor writes it; None where the frame is not diffusion-weighted as far as is said."""
+    """b in s/mm², from the element that this vendor uses; None if nothing says that the frame is diffusion-weighted."""
     tokens = {str(t).upper() for t in (data.get("ImageType") or ())}
     if "ADC" in tokens:
         return None
-    found = number_of(look("DiffusionBValue"))
-    if found is not None:
-        return _sane(found)
+    b = number_of(look("DiffusionBValue"))
+    if b is not None:
+        return _plausible(b)
     vendor = manufacturer(data)
     if vendor == "siemens" or not vendor:
-        found = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0C))
-        if found is None:
-            found = _csa_b_value(data)
-        if found is None:
+        b = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0C))
+        if b is None:
+            b = _csa_b_value(data)
+        if b is None:
             match = re.search(
                 r"(?:^|[^a-z])b(\d{1,5})(?!\d*_\d)",
                 str(data.get("SequenceName") or "").replace("ep_b", "ep b"),
             )
-            found = float(match.group(1)) if match else None
-        if found is not None:
-            return _sane(found)
+            b = float(match.group(1)) if match else None
+        if b is not None:
+            return _plausible(b)
     if vendor == "ge":
-        found = number_of(_private(data, 0x0043, "GEMS_PARM_01", 0x39))
+        b = number_of(_private(data, 0x0043, "GEMS_PARM_01", 0x39))
         # (0043,1039) is filled in every GE image; only echo-planar ones are diffusion.
         sequence = data.get("ScanningSequence")
         planar = "EP" in ([sequence] if isinstance(sequence, str) else list(sequence or ()))
-        return _sane(found % 1e9) if found is not None and planar and _ge_diffusion(data) else None
+        return _plausible(b % 1e9) if b is not None and planar and _ge_diffusion(data) else None
     if vendor == "philips":
-        found = number_of(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
-        return _sane(found) if found is not None and _philips_diffusion(data, look, found) else None
+        b = number_of(_private(data, 0x2001, "Philips Imaging DD 001", 0x03))
+        return _plausible(b) if b is not None and _philips_diffusion(data, look, b) else None
     if vendor == "uih":
-        return _sane(number_of(_private(data, 0x0065, "Image Private Header", 0x09)))
+        return _plausible(number_of(_private(data, 0x0065, "Image Private Header", 0x09)))
     if vendor == "toshiba":
         match = re.match(r"\s*b=(\d+)", str(data.get("ImageComments") or ""))
         if match:
-            return _sane(float(match.group(1)))
+            return _plausible(float(match.group(1)))
         return 0.0 if "diffusion" in notions_of(data) else None
     return None
 
 
-def _sane(value: float | None) -> float | None:
+def _plausible(value: float | None) -> float | None:
     return float(round(value, 3)) if value is not None and 0 <= value <= 20000 else None
 
 
@@ -114,7 +114,7 @@ def _ge_diffusion(data: Dataset) -> bool:
 
 
 def _philips_diffusion(data: Dataset, look: Look, b: float) -> bool:
-    """Philips fills its private b-value in other series too: diffusion where it is above 0, or the header says so."""
+    """Whether a Philips frame is diffusion: its private b-value, set in other series too, is above 0, or the header says so."""
     name = str(data.get("SeriesDescription") or "").lower()
     stated = str(look("AcquisitionContrast") or "") == "DIFFUSION" or bool(b)
     return stated or bool(re.search(r"dwi|dti|diff|adc|\bb\d{2,4}", name))
@@ -146,13 +146,13 @@ def _csa_b_value(data: Dataset) -> float | None:
 
 
 def mosaic(data: Dataset) -> tuple[int, tuple[float, ...] | None]:
-    """Number of slices in a Siemens mosaic and the direction in which they follow, where the CSA header says it."""
+    """Number of slices in a Siemens mosaic and, if the CSA header holds it, the direction in which they are stacked."""
     tags = _csa(data)
     count = number_of(_private(data, 0x0019, "SIEMENS MR HEADER", 0x0A))
     normal = None
     if tags:
-        given = _csa_number(tags, "NumberOfImagesInMosaic")
-        count = given[0] if given else count
+        counts = _csa_number(tags, "NumberOfImagesInMosaic")
+        count = counts[0] if counts else count
         direction = _csa_number(tags, "SliceNormalVector")
         normal = direction if len(direction) == 3 else None
     return (int(count) if count and 0 < count <= 1024 else 0), normal
@@ -171,7 +171,7 @@ def grid_positions(data: Dataset) -> list[tuple[float, ...]]:
 
 
 def scaling(data: Dataset, look: Look) -> tuple[float, float]:
-    """Slope and intercept from stored to modality value; with Philips's scale slope (2005,100E), to its floating-point value.
+    """Slope and intercept from stored to modality value, or to the floating-point value if Philips's scale slope (2005,100E) is set.
 
     Philips: FP = (stored · RS + RI) / (RS · SS) (Chenevert et al. 2014, doi:10.1593/tlo.13811, eq. 2), comparable between phases.
     """
@@ -195,7 +195,7 @@ def phase(data: Dataset) -> float:
 
 
 def scanning_sequence(look: Look) -> list[str]:
-    """Codes of ScanningSequence from what enhanced objects say instead (PS3.3 C.8.13.5.2)."""
+    """Codes of ScanningSequence from the elements that enhanced objects use instead (PS3.3 C.8.13.5.2)."""
     echo = str(look("EchoPulseSequence") or "")
     sequence = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(echo, [])
     if str(look("EchoPlanarPulseSequence") or "") == "YES":
@@ -214,7 +214,7 @@ _NOTIONS = {
 
 
 def notions_of(data: Dataset) -> frozenset[str]:
-    """Which of a closed list of notions the descriptions speak of; English and French. Nothing of the text is kept."""
+    """Notions of a closed list that the descriptions name, in English or French; the text itself is not kept."""
     text = (
         " ".join(str(data.get(n) or "") for n in ("SeriesDescription", "ProtocolName"))
         .lower()
@@ -224,7 +224,7 @@ def notions_of(data: Dataset) -> frozenset[str]:
 
 
 def fat_saturated(look: Look, notions: frozenset[str]) -> bool | None:
-    """Whether fat is suppressed: by ScanOptions or the functional group, else by the description; None where nothing is said."""
+    """Whether fat is suppressed, by ScanOptions or the functional group, else by the description; None if none of them says."""
     option = look("ScanOptions")
     options = {str(o).upper() for o in ([option] if isinstance(option, str) else option or ())}
     if (
@@ -239,7 +239,7 @@ def fat_saturated(look: Look, notions: frozenset[str]) -> bool | None:
 
 
 def contrast_agent(data: Dataset, notions: frozenset[str]) -> bool:
-    """Whether a contrast agent had been given: ContrastBolusAgent, else the description."""
+    """Whether a contrast agent had been given, by ContrastBolusAgent, else by the description."""
     agent = str(data.get("ContrastBolusAgent") or "").strip().lower()
     if agent in ("none", "no", "non", "n/a"):
         return False

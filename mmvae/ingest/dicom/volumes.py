@@ -1,4 +1,4 @@
-"""A stack's frames → its voxels."""
+"""Reads the voxels of a stack from the files of its frames."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from mmvae.ingest.dicom.stacks import Stack
 
 
 def volume_of(stack: Stack, paths: Mapping[int, Path]) -> NDArray:
-    """The stack's voxels (x, y, z[, n]): stored integers where none has a slope, else float32 after slope and intercept.
+    """The stack's voxels (x, y, z[, n]): stored integers if no frame has a slope, else float32 after slope and intercept.
 
     A missing slice is the mean of its neighbours, weighted by distance.
 
     Args:
-        stack: Of frames whose files are named.
-        paths: Of each file, by its number.
+        stack: The stack.
+        paths: Path of each file, by its number.
 
     Raises:
-        Unusable: where a frame's samples cannot be decoded.
+        Unusable: if a frame's samples cannot be decoded.
     """
     frames = stack.frames
     planes = _planes(frames, paths)
@@ -44,7 +44,7 @@ def volume_of(stack: Stack, paths: Mapping[int, Path]) -> NDArray:
 
 
 def _planes(frames: Sequence[Frame], paths: Mapping[int, Path]) -> dict[int, NDArray]:
-    """Samples of each frame by its identity; each file is read once."""
+    """The samples of each frame, by `id` of the frame; each file is read once."""
     by_file: dict[int, list[Frame]] = defaultdict(list)
     for frame in frames:
         by_file[frame.file].append(frame)
@@ -57,9 +57,12 @@ def _planes(frames: Sequence[Frame], paths: Mapping[int, Path]) -> dict[int, NDA
 
 def _fill_missing(volume: NDArray, measured: Sequence[int]) -> None:
     """Fills, in place, the slices of a volume (z, y, x) that are not among the measured ones."""
-    there, slices = np.array(measured), len(volume)
+    present, slices = np.array(measured), len(volume)
     for k in sorted(set(range(slices)) - set(measured)):
-        below, above = int(there[there < k].max(initial=-1)), int(there[there > k].min(initial=slices))
+        below, above = (
+            int(present[present < k].max(initial=-1)),
+            int(present[present > k].min(initial=slices)),
+        )
         if below < 0:
             below = above
         elif above >= slices:

@@ -1,1 +1,1 @@
-"""A source led by a table: the MAP that explains it, its rows, its files, and the cohort made of them."""
+"""Ingest of a source described by a table: the MAP that explains its columns, its rows, its files, and the scan."""

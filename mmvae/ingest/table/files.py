@@ -1,4 +1,4 @@
-"""One file that is no DICOM → array, matrix to patient mm and type."""
+"""Reads one file that is not DICOM (NIfTI, .npz or a picture): its array, matrix to patient mm and type."""
 
 import gzip
 import zipfile
@@ -19,14 +19,14 @@ def read_volume(path: Path, member: str | None, rule: AssetRule) -> tuple[NDArra
     """Volume (x, y, z[, n]), its matrix to LPS mm, and the asset's type.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         member: Name of the array in an .npz.
-        rule: Says what the file does not.
+        rule: Supplies what the file does not say, such as the spacing.
 
     Raises:
         Unusable: naming why it cannot be read.
     """
-    array, affine, kind = _opened(path, member, rule)
+    array, affine, kind = _read(path, member, rule)
     if array.ndim not in (3, 4) or 0 in array.shape:
         raise Unusable(
             "not_image", f"the array has shape {array.shape}; expected 3 or 4 dimensions, none of them 0"
@@ -42,8 +42,8 @@ def read_volume(path: Path, member: str | None, rule: AssetRule) -> tuple[NDArra
     return array, affine, kind
 
 
-def _opened(path: Path, member: str | None, rule: AssetRule) -> tuple[NDArray, NDArray, str]:
-    """The file's array as it stands, by its suffix."""
+def _read(path: Path, member: str | None, rule: AssetRule) -> tuple[NDArray, NDArray, str]:
+    """The file's array as stored, read by its suffix, with matrix and type."""
     from nibabel.filebasedimages import ImageFileError
 
     name = path.name.lower()
@@ -59,17 +59,17 @@ def _opened(path: Path, member: str | None, rule: AssetRule) -> tuple[NDArray, N
         raise Unusable("truncated", f"the file does not decompress ({type(error).__name__})") from error
     except (OSError, ValueError, ImageFileError) as error:
         if name.endswith(".gz") and not _decompresses(path):
-            raise Unusable("truncated", "the file ends before its compressed data do") from error
+            raise Unusable("truncated", "the file ends before its compressed data") from error
         raise Unusable(
             "not_image", f"the file cannot be read as {path.suffix} ({type(error).__name__})"
         ) from error
     raise Unusable(
-        "not_image", f"the suffix {path.suffix!r} is none of .nii, .nii.gz, .npz, .png, .jpg, .txt"
+        "not_image", f"the suffix {path.suffix!r} is not one of .nii, .nii.gz, .npz, .png, .jpg, .txt"
     )
 
 
 def _nifti(path: Path) -> tuple[NDArray, NDArray]:
-    """Stored integers where they have no scaling, else float32; and the matrix to LPS mm."""
+    """Stored integers if the file has no scaling, else float32; and the matrix to LPS mm."""
     from nibabel.arrayproxy import ArrayProxy
     from nibabel.loadsave import load
     from nibabel.spatialimages import SpatialImage
@@ -86,9 +86,9 @@ def _nifti(path: Path) -> tuple[NDArray, NDArray]:
 
 
 def _npz(path: Path, member: str | None) -> NDArray:
-    """(slice, row, column) as stored; that columns run to the left, rows to the back and slices up is an assumption, stated."""
-    with np.load(path, allow_pickle=False) as held:
-        array = held[member]
+    """An array stored as (slice, row, column); columns are assumed to run left, rows back and slices up, and the card says so."""
+    with np.load(path, allow_pickle=False) as arrays:
+        array = arrays[member]
     if array.ndim == 3:
         return array.transpose(2, 1, 0)
     return array.T[:, :, None] if array.ndim == 2 else array
@@ -108,8 +108,8 @@ def read_signal(path: Path, member: str | None) -> NDArray:
         Unusable: naming why it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as held:
-            return np.ascontiguousarray(held[member], dtype=np.float32)
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.ascontiguousarray(arrays[member], dtype=np.float32)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise Unusable(
             "not_image", f"the signal cannot be read from an .npz#array ({type(error).__name__})"

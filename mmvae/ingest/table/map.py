@@ -1,4 +1,4 @@
-"""A MAP file: which columns and files of a table-led source are what (FORMATS: "Small tables")."""
+"""Reads a MAP file, which says what the columns and files of a source are, and the tables beside it (FORMATS: "Small tables")."""
 
 import csv
 import math
@@ -22,12 +22,12 @@ class AssetRule:
     """One asset that a case may have.
 
     Args:
-        kind: Of the asset.
-        file: Template of its path below the source, with columns in braces; `#` and a member's name behind an .npz.
-        spacing_mm: Of column, row and slice, where the file does not say it.
+        kind: Kind of the asset.
+        file: Template of its path below the source, with columns in braces; for an .npz followed by `#` and the array's name.
+        spacing_mm: Spacing of columns, rows and slices, if the file does not state it.
         assumed: Whether the spacing is an assumption.
-        facts: What the file does not say.
-        signal: Whether it is an array of samples and no picture.
+        facts: Facts that the file does not state.
+        signal: Whether it is an array of samples rather than a picture.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Map:
 
 
 def read_map(path: Path) -> Map:
-    """The MAP at a path.
+    """The MAP in a file.
 
     Raises:
         InputError: naming the field, what was found and what was expected.
@@ -132,7 +132,7 @@ def _rule(path: Path, number: int, plain: Mapping[str, Any]) -> AssetRule:
     if plain.get("type") not in (None, "signal"):
         raise _refusal(
             path,
-            f"{place}.type is {short(plain['type'])}; only `signal` is stated, other types follow from the file",
+            f"{place}.type is {short(plain['type'])}; only `signal` may be stated, other types follow from the file",
         )
     signal = plain.get("type") == "signal"
     spacing = _spacing(path, f"{place}.spacing_mm", plain.get("spacing_mm"))
@@ -156,7 +156,7 @@ def _spacing(path: Path, place: str, value: Any) -> tuple[float, float, float] |
 def _refuse_unknown_labels(
     path: Path, labels: Mapping[str, str], sources: Mapping[str, str], relevance: Any
 ) -> None:  # fmt: skip
-    """Raises an InputError for a label of no known source, or relevance that names no label."""
+    """Raises an InputError for an unknown label source, or relevance that names something other than a label."""
     for label, source in sources.items():
         if source not in LABEL_SOURCES:
             raise _refusal(
@@ -166,7 +166,7 @@ def _refuse_unknown_labels(
         for name in level["same"]:
             if name not in labels:
                 raise _refusal(
-                    path, f"relevance names {name!r}, which is none of the labels {sorted(labels)}"
+                    path, f"relevance names {name!r}, which is not one of the labels {sorted(labels)}"
                 )
 
 
@@ -174,12 +174,12 @@ def read_table(path: Path, needed: Set[str], field: str) -> list[dict[str, str]]
     """Rows of a CSV (or TSV) file with a header.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         needed: Columns that it must have.
         field: The argument that named the file: `records` or `lesions`.
 
     Raises:
-        InputError: naming a column that is needed and the table lacks.
+        InputError: naming a needed column that the table lacks.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

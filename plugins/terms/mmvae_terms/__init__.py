@@ -1,4 +1,4 @@
-"""A case's findings as controlled terms, each with its probability; silence is not denial."""
+"""The terms modality: a case's findings as controlled terms, each stated, denied or not mentioned."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,18 +33,19 @@ class _Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class Terms(Modality):
-    """Terms (T,) of a case: 1 stated, 0 denied; the mask is False where the case is silent.
+    """Terms (T,) of a case: 1 if stated, 0 if denied; the mask is False if the case is silent on the term.
 
-    A parent that is itself no term is a question, its children the answers: a case that gives none of them is silent on
-    all. A term without such a parent is denied by not being listed (a closed list).
+    A parent that is not itself a term is a question, and its children are the answers: a case that gives none of them is
+    silent on all. A term without such a parent counts as denied if it is not listed (a closed list).
 
     Args:
-        source: `terms`, or `labels`: then the role is made of one label (supervision "labels").
-        label: Which label, where `source` is `labels`.
+        source: `terms`, or `labels` for a role made from one label (supervision "labels").
+        label: The label, if `source` is `labels`.
         file: YAML list of names, or of {name, parent}; None takes the card's list.
         names: The terms. None until fitted.
-        parents: The parent of each, "" where it has none. None until fitted.
-        share: Of the training cases that answer, how many state it, never quite 0 or 1. None until fitted.
+        parents: The parent of each term, "" if it has none. None until fitted.
+        share: Share of cases that state the term among the training cases that answer, smoothed away from 0 and 1. None until
+            fitted.
     """
 
     source: Literal["terms", "labels"] = "terms"
@@ -62,7 +63,7 @@ class Terms(Modality):
             if not names:
                 raise InputError(
                     f"Terms finds the label {self.label!r} in no training case; the card's targets are "
-                    f"{list(training.card.targets)}, and a role made of a label must stand in model.answer_roles"
+                    f"{list(training.card.targets)}, and a role made from a label must be listed in model.answer_roles"
                 )
             listed = [{"name": name, "parent": self.label} for name in names]
             return self._counted(listed, training)
@@ -84,13 +85,13 @@ class Terms(Modality):
         return replace(named, share=tuple(((stated + 0.5) / (answered + 1)).tolist()))
 
     def _listed(self, view: View) -> set[str] | None:
-        """The terms that a case states; None where it is silent."""
+        """The terms that a case states; None if it lists none."""
         if self.source == "labels":
             return {str(view.labels[self.label])} if self.label and self.label in view.labels else None
         return set(view.terms) if view.terms is not None else None
 
     def _fitted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...]]:
-        """Names, parents and shares, which only a fitted recipe has; shares are empty while they are counted."""
+        """Names, parents and shares of a fitted recipe; shares are empty while they are being counted."""
         if self.names is None or self.parents is None:
             raise InputError("Terms is not fitted yet; call fitted(...) with the training views first")
         return self.names, self.parents, self.share or ()
@@ -123,7 +124,7 @@ class Terms(Modality):
         return _Encoder(len(self._fitted()[0]), latent_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
-        # The probability of each term; divided by its standard deviation, a rare term counts as a common one.
+        # The probability of each term, standardised, so that a rare term counts as much as a common one.
         share = torch.tensor(self._fitted()[2])
         return AnswerDecoder(share, (share * (1 - share)).sqrt(), latent_dim)
 
