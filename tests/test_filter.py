@@ -69,6 +69,7 @@ def test_a_chain_is_a_conjunction():
         ("age_years >", "not understood"),
         ("height > 3", "no record field 'height'"),
         ("age_years + 1 > 3", "expected comparisons"),
+        ("age_years > True", "expected a field, a number or a quoted word"),
         ("age_years > None", "expected a field, a number or a quoted word"),
         ("age_years > (lambda: 3)", "expected comparisons"),
         ("age_years.real > 3", "expected comparisons"),

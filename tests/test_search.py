@@ -15,7 +15,7 @@ from mmvae.model import MMVAE
 from mmvae.retrieval.embedding import Embedding, write_embedding
 from mmvae.retrieval.filter import parse_where
 from mmvae.retrieval.index import Index
-from mmvae.retrieval.query import Query, query_from_archive, query_from_cohort
+from mmvae.retrieval.query import Query, query_from_archive, query_from_cohort, query_from_folder
 from mmvae.retrieval.search import search
 
 
@@ -141,9 +141,21 @@ def test_usearch_answers_like_exact_search_and_follows_removals(index, embedding
 
 def test_a_case_of_another_cohort_finds_itself_nearest(index, phantom):
     cohort = Cohort.load(phantom)
-    query = query_from_cohort(MMVAE.load_from_checkpoint(index.checkpoint), cohort, cohort.cases[3])
-    result = search(index.snapshot(), replace(query, patient=None), k=1)
+    model, archive = MMVAE.load_from_checkpoint(index.checkpoint), index.snapshot()
+    query = query_from_cohort(archive, model, cohort, cohort.cases[3])
+    result = search(archive, replace(query, patient=None), k=1)
     assert result.neighbours[0].case_id == cohort.cases[3].case_id
+
+
+def test_a_model_is_refused_that_is_not_the_one_behind_the_archive(index, phantom):
+    """As where an index is rebuilt with another model between its snapshot and the loading of its checkpoint."""
+    cohort, archive = Cohort.load(phantom), index.snapshot()
+    model = MMVAE.load_from_checkpoint(index.checkpoint)
+    model.choose_space(None, "euclidean" if archive.space.distance == "cosine" else "cosine")
+    with pytest.raises(InputError, match="not the one behind the archive's vectors"):
+        query_from_cohort(archive, model, cohort, cohort.cases[3])
+    with pytest.raises(InputError, match="not the one behind the archive's vectors"):
+        query_from_folder(archive, model, phantom)
 
 
 def test_points_of_a_mixture_are_the_mixture_s_mean(embedding):

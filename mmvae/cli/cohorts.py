@@ -16,43 +16,50 @@ def add_to(commands: Commands) -> None:
     """Adds the commands of this file."""
     cores = os.cpu_count() or 1
     p = commands.add("phantom", _phantom, "digital patients with an adnexal mass, as a cohort")
-    p.add_argument("--cases", type=int, required=True)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--as", dest="form", choices=["nifti", "dicom"], default="nifti")
+    p.add_argument("--cases", type=int, required=True, help="number of patients")
+    p.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    p.add_argument("--out", type=Path, required=True, help="folder that does not exist yet")
+    p.add_argument("--as", dest="form", choices=["nifti", "dicom"], default="nifti",
+                   help="a cohort of NIfTI volumes, or DICOM studies with their tables")  # fmt: skip
     p.add_argument("--splits", type=numbers, help="training,validation,test patients")
-    p.add_argument("--jobs", type=int, default=cores)
-    p.add_argument("--prevalence", choices=["balanced", "clinical"], default="balanced")
-    p.add_argument("--protocol", choices=["quick", "full"], default="quick")
+    p.add_argument("--jobs", type=int, default=cores, help="processes; all cores unless given")
+    p.add_argument(
+        "--prevalence", choices=["balanced", "clinical"], default="balanced", help="of the classes"
+    )
+    p.add_argument(
+        "--protocol", choices=["quick", "full"], default="quick", help="series and their resolution"
+    )
 
     p = commands.add(
         "scan", _scan, "a folder of DICOM studies, or of NIfTI, .npz or pictures with a table → a cohort"
     )
-    p.add_argument("source", type=Path)
-    p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--map", type=Path)
-    p.add_argument("--records", type=Path)
+    p.add_argument("source", type=Path, help="folder, searched at any depth")
+    p.add_argument("--out", type=Path, required=True, help="folder that does not exist yet")
+    p.add_argument("--map", type=Path, help="YAML file that says what the table's columns and files are")
+    p.add_argument("--records", type=Path, help="table of the patients' records")
     p.add_argument("--reports", type=Path, help="folder of <AccessionNumber or PatientID>.txt")
     p.add_argument("--lesions", type=Path, help="table of case,x_mm,y_mm,z_mm")
     p.add_argument("--override", type=Path, help="table of F_or_series,kind")
-    p.add_argument("--splits", type=numbers)
-    p.add_argument("--folds", type=int)
-    p.add_argument("--split-seed", type=int, default=0)
-    p.add_argument("--jobs", type=int, default=cores)
-    p.add_argument("--strict", action="store_true")
+    p.add_argument(
+        "--splits", type=numbers, help="training,validation,test patients; 60/15/25 %% unless given"
+    )
+    p.add_argument("--folds", type=int, help="cross-validation folds instead of one split")
+    p.add_argument("--split-seed", type=int, default=0, help="order in which patients are drawn")
+    p.add_argument("--jobs", type=int, default=cores, help="processes; all cores unless given")
+    p.add_argument("--strict", action="store_true", help="exit with status 4 if a file was left out")
 
     p = commands.add(
         "assign", _assign, "assign the kind of each series again, e.g. after installing a plugin"
     )
-    p.add_argument("--cohort", type=Path, required=True)
+    p.add_argument("--cohort", type=Path, required=True, help="folder with card.json and cases.jsonl")
     p.add_argument("--override", type=Path, help="table of F_or_series,kind")
 
     p = commands.add("rekey", _rekey, "vault and cohort under a new key")
-    p.add_argument("--cohort", type=Path, required=True)
+    p.add_argument("--cohort", type=Path, required=True, help="folder with card.json and cases.jsonl")
 
     p = commands.add("whereis", _whereis, "the source path behind an F, from the vault")
-    p.add_argument("file")
-    p.add_argument("--cohort", type=Path, required=True)
+    p.add_argument("file", help="an F from cases.jsonl or skipped.jsonl")
+    p.add_argument("--cohort", type=Path, required=True, help="folder with card.json and cases.jsonl")
 
 
 def _phantom(a: Namespace) -> int:

@@ -1,5 +1,6 @@
 """`mmvae modalities|new-modality|doctor`: lists plugins, creates one, and checks the installation."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from mmvae.cli.commands import Commands
@@ -12,11 +13,11 @@ def add_to(commands: Commands) -> None:
 
     commands.add("modalities", _modalities, "installed modalities; imports none of them")
     p = commands.add("new-modality", _new_modality, "a new plugin that already passes the conformance checks")
-    p.add_argument("name")
-    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("name", help="lower-case letters, digits and _")
+    p.add_argument("--out", type=Path, required=True, help="folder that does not exist yet")
 
 
-def _modalities(a) -> int:
+def _modalities(a: Namespace) -> int:
     from mmvae.discovery import installed
 
     for plugin in installed().values():
@@ -24,7 +25,7 @@ def _modalities(a) -> int:
     return 0
 
 
-def _new_modality(a) -> int:
+def _new_modality(a: Namespace) -> int:
     from mmvae.testing.scaffold import write_plugin
 
     print(
@@ -33,7 +34,7 @@ def _new_modality(a) -> int:
     return 0
 
 
-def _doctor(a) -> int:
+def _doctor(a: Namespace) -> int:
     from mmvae.cli.doctor import examine
 
     for finding in examine(a.index):

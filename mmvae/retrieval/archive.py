@@ -11,6 +11,8 @@ from mmvae.retrieval.experts import Experts
 from mmvae.retrieval.facts import Facts
 from mmvae.retrieval.provenance import Provenance
 
+UNNAMED = "unnamed"  # the build of an index of release 0.1, which stores no build name
+
 
 @dataclass(frozen=True)
 class Archive:

@@ -12,7 +12,9 @@ from mmvae.cohort import Cohort
 from mmvae.data import CaseDataset
 from mmvae.model import MMVAE
 from mmvae.plain import to_plain
+from mmvae.retrieval.embedding import write_embedding
 from mmvae.retrieval.experts import Experts
+from mmvae.retrieval.facts import Facts
 from mmvae.retrieval.provenance import Provenance
 
 
@@ -83,3 +85,27 @@ def provenance_of(model: MMVAE, cohort: Cohort) -> Provenance:
         {role: to_plain(recipe)["class_path"] for role, recipe in model.modalities.items()},
         dict(cohort.card.fields),
     )
+
+
+def embed_cohort(
+    model: MMVAE,
+    checkpoint: Path,
+    cohort: Cohort,
+    out: Path,
+    progress: Callable[[range], Iterable[int]] = lambda starts: starts,
+) -> None:
+    """Embeds every case of a cohort into a new folder.
+
+    Args:
+        model: The model of the checkpoint.
+        checkpoint: Copied beside the vectors.
+        cohort: The cohort to embed.
+        out: Free path of the embedding.
+        progress: Wraps the range of batches, e.g. in a bar.
+
+    Raises:
+        InputError: if `out` exists, or naming the case and role that cannot be read.
+    """
+    experts = embed(model, cohort, cohort.cases, progress=progress)
+    facts = tuple(Facts.of(case) for case in cohort.cases)
+    write_embedding(out, provenance_of(model, cohort), experts, facts, checkpoint)

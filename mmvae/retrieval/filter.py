@@ -117,6 +117,7 @@ def _term(node: ast.expr, text: str, fields: Collection[str] | None) -> _Term:
     negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
     constant = node.operand if isinstance(node, ast.UnaryOp) else node
     value = constant.value if isinstance(constant, ast.Constant) else None
+    value = None if isinstance(value, bool) else value  # True is not the number 1 here
     if negative and isinstance(value, int | float):
         return lambda record: -value
     if isinstance(node, ast.UnaryOp) or not isinstance(value, int | float | str):

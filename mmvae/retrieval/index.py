@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from mmvae.atomic import built_beside, new_folder, swap_folder
 from mmvae.errors import InputError
-from mmvae.retrieval.archive import Archive
+from mmvae.retrieval.archive import UNNAMED, Archive
 from mmvae.retrieval.embedding import Embedding
 from mmvae.retrieval.experts import Experts
 from mmvae.retrieval.facts import Facts
@@ -203,8 +203,8 @@ class Index:
     def _read(self, db: sqlite3.Connection) -> Archive:
         """The last snapshot if nothing has changed since, else a new one."""
         meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-        build = str(meta.get("build", "unnamed"))  # an index of release 0.1 stores no build name
-        build, generation = build if build.isalnum() else "unnamed", meta["generation"]
+        build, generation = str(meta.get("build", UNNAMED)), meta["generation"]
+        build = build if build.isalnum() else UNNAMED  # it names a cache file
         if type(generation) is not int:
             raise InputError(
                 f"{self.root}: the generation is {generation!r}, not a whole number; rebuild the index"

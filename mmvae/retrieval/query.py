@@ -15,7 +15,7 @@ from mmvae.identity.vault import Vault
 from mmvae.ingest.claims import claims_here
 from mmvae.ingest.scan import scan_studies
 from mmvae.model import MMVAE
-from mmvae.retrieval.archive import Archive
+from mmvae.retrieval.archive import UNNAMED, Archive
 from mmvae.retrieval.embed import embed
 from mmvae.retrieval.experts import Experts
 
@@ -43,12 +43,40 @@ def query_from_archive(archive: Archive, case_id: str) -> Query:
     return Query(archive.experts.rows(np.array([row])), archive.facts[row].patient)
 
 
-def query_from_cohort(model: MMVAE, cohort: Cohort, case: Case) -> Query:
-    """The query by a case of a cohort, which the archive need not hold; `model` must be the index's own."""
+def query_from_cohort(archive: Archive, model: MMVAE, cohort: Cohort, case: Case) -> Query:
+    """The query by a case of a cohort, which the archive need not hold.
+
+    Args:
+        archive: Where neighbours will be searched.
+        model: The index's own model.
+        cohort: The cohort that the case is from.
+        case: The query case.
+
+    Raises:
+        InputError: if the model is not the one behind the archive's vectors.
+    """
+    refuse_another_model(archive, model)
     return Query(embed(model, cohort, [case]), case.patient)
 
 
+def refuse_another_model(archive: Archive, model: MMVAE) -> None:
+    """Raises an InputError if the archive's vectors are not this model's: a point of one space says nothing in another.
+
+    It happens where an index is rebuilt with another model after its snapshot was taken. An index of release 0.1 computed
+    fingerprints otherwise; of it, the space and the roles are compared.
+    """
+    provenance = archive.provenance
+    same_space = (model.space, model.roles) == (provenance.space, provenance.roles)
+    of_release_0_1 = archive.build == UNNAMED and same_space
+    if model.fingerprint() != provenance.fingerprint and not of_release_0_1:
+        raise InputError(
+            "the model is not the one behind the archive's vectors; the index was rebuilt with another model meanwhile, or the "
+            "model is another index's. Load the index's model.ckpt and ask again"
+        )
+
+
 def query_from_folder(
+    archive: Archive,
     model: MMVAE,
     folder: Path,
     lesion: PointMM | None = None,
@@ -59,6 +87,7 @@ def query_from_folder(
     """The query by a DICOM study in a folder, scanned under a temporary pseudonym key (FORMATS: Identity).
 
     Args:
+        archive: Where neighbours will be searched.
         model: The index's own model.
         folder: Folder that holds one study.
         lesion: Position of the lesion in patient LPS mm.
@@ -68,8 +97,9 @@ def query_from_folder(
 
     Raises:
         EmptyQuery: if nothing in the folder can be used.
-        InputError: if the folder holds several studies, or the report cannot be read.
+        InputError: if the folder holds several studies, the report cannot be read, or the model is not the archive's.
     """
+    refuse_another_model(archive, model)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "query"
         if report is not None:
@@ -86,7 +116,7 @@ def query_from_folder(
         if lesion is not None:
             case = replace(case, lesion=Lesion(lesion), frame_mm=lesion, frame_from="lesion")
         case = replace(case, record={**case.record, **record})
-        return query_from_cohort(model, replace(cohort, cases=(case,)), case)
+        return query_from_cohort(archive, model, replace(cohort, cases=(case,)), case)
 
 
 def _refuse_unreadable(report: Path) -> None:
