@@ -417,13 +417,13 @@ def change_index(index, *statements):
         (
             "UPDATE experts SET mean = ? WHERE id = 3",
             np.full(2, np.nan, "<f4").tobytes(),
-            "what is no number",
+            "values that are not finite",
         ),
         ("UPDATE cases SET case_id = ? WHERE id = 3", "another", "holds the facts of"),
-        ("UPDATE meta SET value = ? WHERE key = 'generation'", '"x"', "is damaged"),
-        ("UPDATE meta SET value = ? WHERE key = 'groups'", "[1]", "is damaged"),
-        ("UPDATE meta SET value = ? WHERE key = 'fields'", "[1]", "is damaged"),
-        ("UPDATE meta SET value = ? WHERE key = 'origin'", "3", "is damaged"),
+        ("UPDATE meta SET value = ? WHERE key = 'generation'", '"x"', "not a whole number"),
+        ("UPDATE meta SET value = ? WHERE key = 'groups'", "[1]", "have groups [1]; expected an object"),
+        ("UPDATE meta SET value = ? WHERE key = 'fields'", "[1]", "have fields [1]; expected an object"),
+        ("UPDATE meta SET value = ? WHERE key = 'origin'", "3", "have origin 3; expected an object"),
         ("UPDATE cases SET facts = ? WHERE id = 3", "[" * 100_000, "is damaged"),
     ],
 )

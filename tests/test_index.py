@@ -180,7 +180,7 @@ def killed_at(call: str, when: int, folder, parts) -> tuple[bool, str]:
 
 
 @pytest.mark.needs("strace")
-@pytest.mark.parametrize("kills", [200])
+@pytest.mark.parametrize("kills", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_kill_at_any_write_call_loses_nothing_acknowledged(embedding, part, tmp_path, kills):
     base = Index.build(Embedding.load(part(list(range(20)), "base")), tmp_path / "index")
     parts = [part([20 + 5 * n + i for i in range(5)], f"part{n}") for n in range(4)]
