@@ -16,8 +16,7 @@ from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.estimates import PerPatient, by_patient
 from mmvae.model import MMVAE
 from mmvae.retrieval.embed import embed
-from mmvae.retrieval.experts import Experts
-from mmvae.retrieval.search import ArchiveRoles
+from mmvae.retrieval.experts import ArchiveRoles, Experts
 from mmvae.splits import PARTS, Split
 
 

@@ -12,8 +12,7 @@ from mmvae.case import Case, Relevance
 from mmvae.latent.space import RetrievalSpace
 from mmvae.metrics.relevance import counts_as_relevant, gains, labelled
 from mmvae.metrics.scores import Scores, score
-from mmvae.retrieval.experts import Experts
-from mmvae.retrieval.search import ArchiveRoles
+from mmvae.retrieval.experts import ArchiveRoles, Experts
 
 RRF = 60  # constant of reciprocal rank fusion (Cormack, Clarke & Büttcher 2009)
 LateRule = Literal["zscore", "rrf"]
@@ -105,11 +104,8 @@ class Ranking:
             if not pattern.any():
                 continue
             same_roles = np.flatnonzero((query_has == pattern).all(1))
-            point_roles = {
-                "matched": [role for role, has in zip(query.experts.roles, pattern) if has],
-                "joint": archive.experts.query_roles,
-                "with_answers": archive.experts.roles,
-            }[archive_roles]
+            queried = [role for role, has in zip(query.experts.roles, pattern) if has]
+            point_roles = archive.experts.roles_forming(archive_roles, queried)
             archive_has = archive.experts.having(point_roles)
             q = query.experts.rows(rows[same_roles]).points(self.space, query_has[same_roles])
             a = archive.experts.points(self.space, archive_has)

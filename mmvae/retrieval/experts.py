@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,6 +10,9 @@ from jaxtyping import Bool, Float
 
 from mmvae.latent.gaussian import Gaussian
 from mmvae.latent.space import RetrievalSpace
+
+# What an archive case's point is formed of: the roles that the query has; all but the answer roles; all.
+ArchiveRoles = Literal["matched", "joint", "with_answers"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Experts:
         """Which of these roles each case has; False for every other role."""
         requested = set(using)
         return self.present & np.array([role in requested for role in self.roles])
+
+    def roles_forming(self, archive_roles: ArchiveRoles, queried: Sequence[str]) -> Sequence[str]:
+        """The roles that form these cases' points as an archive, for a query by the roles `queried`."""
+        return {"matched": queried, "joint": self.query_roles, "with_answers": self.roles}[archive_roles]
 
     def points(self, space: RetrievalSpace, present: Bool[np.ndarray, "N M"]) -> Float[np.ndarray, "N U"]:
         """Each case's point, formed from the roles marked present; the prior's point if none is."""

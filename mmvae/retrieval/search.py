@@ -12,10 +12,10 @@ from mmvae.case import Value
 from mmvae.errors import EmptyQuery, InputError
 from mmvae.retrieval.approximate import USED_FROM, nearest
 from mmvae.retrieval.archive import Archive
+from mmvae.retrieval.experts import ArchiveRoles
 from mmvae.retrieval.filter import Predicate
 from mmvae.retrieval.query import Query
 
-ArchiveRoles = Literal["matched", "joint", "with_answers"]
 Engine = Literal["auto", "exact", "usearch"]
 
 
@@ -94,11 +94,7 @@ def search(
     if _uses_graph(archive, engine, archive_roles == "joint" and where is None):
         rows, distance = _approximate(archive, point, allowed, k)
     else:
-        point_roles = {
-            "matched": roles,
-            "joint": archive.provenance.query_roles,
-            "with_answers": archive.provenance.roles,
-        }[archive_roles]
+        point_roles = archive.experts.roles_forming(archive_roles, roles)
         rows, distance = _exact(archive, point, allowed, point_roles, k)
     neighbours = tuple(_neighbour(archive, n, d, roles) for n, d in zip(rows.tolist(), distance.tolist()))
     return Result(neighbours, roles, archive_roles, len(archive), int(passes.sum()))
