@@ -85,6 +85,13 @@ def refused(marker: Path, capsys, *arguments) -> str:
     return lines[0]
 
 
+def change_index(index, *statements):
+    with sqlite3.connect(index / "index.sqlite") as db:
+        for statement, *values in statements:
+            db.execute(statement, values)
+    db.close()
+
+
 @pytest.mark.parametrize("key", ["space", "fusion"])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_an_index_runs_nothing_that_it_names(kind, key, release_0_1, marker, capsys):
@@ -92,10 +99,11 @@ def test_an_index_runs_nothing_that_it_names(kind, key, release_0_1, marker, cap
     main(["migrate", str(index)])
     space = {"class_path": "mmvae.latent.space.RetrievalSpace", "init_args": {"rule": attack(kind, marker)}}
     value = space if key == "space" else attack(kind, marker)
-    with sqlite3.connect(index / "index.sqlite") as db:
-        db.execute("DELETE FROM meta WHERE key = 'space'")
-        db.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-    db.close()
+    change_index(
+        index,
+        ("DELETE FROM meta WHERE key = 'space'",),
+        ("INSERT INTO meta VALUES (?, ?)", key, json.dumps(value)),
+    )
     case_id = json.loads((release_0_1 / "cohort" / "cases.jsonl").read_text().splitlines()[0])["case_id"]
     refused(marker, capsys, "search", "--index", index, "--case", case_id)
     refused(marker, capsys, "index", "info", "--index", index)
@@ -223,9 +231,7 @@ def test_a_class_is_made_once_its_module_is_trusted(release_0_1, marker, capsys,
 )
 def test_an_index_with_more_or_less_than_its_tables_is_refused(statement, release_0_1, marker, capsys):
     index = release_0_1 / "index"
-    with sqlite3.connect(index / "index.sqlite") as db:
-        db.execute(statement)
-    db.close()
+    change_index(index, (statement,))
     assert "found or missing" in refused(marker, capsys, "index", "info", "--index", index)
     refused(marker, capsys, "index", "add", release_0_1 / "embedding", "--index", index)
     refused(marker, capsys, "index", "remove", "x", "--index", index)
@@ -234,9 +240,7 @@ def test_an_index_with_more_or_less_than_its_tables_is_refused(statement, releas
 def test_a_name_from_the_index_is_no_path(release_0_1, marker, capsys):
     """The moment of an index names a cache file; one that a stranger wrote may not lead out of the folder."""
     index = release_0_1 / "index"
-    with sqlite3.connect(index / "index.sqlite") as db:
-        db.execute("INSERT INTO meta VALUES ('build', ?)", (json.dumps("../../ran"),))
-    db.close()
+    change_index(index, ("INSERT INTO meta VALUES ('build', ?)", json.dumps("../../ran")))
     assert "/" not in Index.open(index).snapshot().moment
 
 
@@ -278,9 +282,7 @@ def test_a_value_of_another_kind_in_the_index_is_a_clear_refusal(key, value, rel
     if (key, value) in (("generation", "3"), ("fingerprint", '"x"')):
         pytest.skip("a value of the right kind")
     index = release_0_1 / "index"
-    with sqlite3.connect(index / "index.sqlite") as db:
-        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-    db.close()
+    change_index(index, ("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value))
     refused(marker, capsys, "index", "info", "--index", index)
 
 
@@ -400,13 +402,6 @@ def test_a_template_is_filled_and_never_formatted():
 
 
 # ---- an index that says what is not so ---------------------------------------------------------------------------------
-
-
-def change_index(index, *statements):
-    with sqlite3.connect(index / "index.sqlite") as db:
-        for statement, *values in statements:
-            db.execute(statement, values)
-    db.close()
 
 
 @pytest.mark.parametrize(
