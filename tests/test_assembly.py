@@ -58,11 +58,11 @@ def test_one_study_added_by_itself_is_the_case_of_a_whole_scan(source, tmp_path)
     with Workers(1) as workers:
         studies, _ = read_studies(files, tmp_path / "spool", workers, lambda items, total: items)
     (study,) = (s for s in studies.values() if other.case(s.uid) == wanted.case_id)
-    patients, notes = patients_of([study], other)
+    patients, remarks = patients_of([study], other)
     assembler = Assembler(root, other, annotations, claims_here)
     (case,), study_files = assembler.assemble(study, patients[study.uid], dict(enumerate(files)), columns)
     assert json.dumps(plain_case(case), sort_keys=True) == json.dumps(plain_case(wanted), sort_keys=True)
-    assert (notes, study_files.skipped) == ([], ())
+    assert (remarks, study_files.skipped) == ([], ())
     for asset in case.assets:
         assert (root / asset.uri).read_bytes() == (whole.root / asset.uri).read_bytes()
 

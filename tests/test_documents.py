@@ -191,6 +191,13 @@ def test_the_way_in_of_dicom_runs_as_it_stands(tmp_path):
     assert (tmp_path / "arrived" / "cases.jsonl").is_file()
 
 
+def test_the_readme_lists_every_code_of_notes_jsonl():
+    from mmvae.ingest.notes import NOTE_CODES
+
+    text = (ROOT / "README.md").read_text()
+    assert all(f"`{code}`" in text for code in NOTE_CODES)
+
+
 def test_the_readme_lists_every_code_of_skipped_jsonl():
     from mmvae.ingest.skipped import SKIP_CODES
 

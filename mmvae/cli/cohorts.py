@@ -82,15 +82,17 @@ def _phantom(a: Namespace) -> int:
 
 def _scan(a: Namespace) -> int:
     from mmvae.errors import InputError
-    from mmvae.ingest.skipped import count_by_code
+    from mmvae.ingest.skipped import count_by_code, count_of_codes
 
     if a.splits and a.folds:
         raise InputError("a cohort has splits or folds; give one of the two", "folds")
     summary = _scan_table(a) if _led_by_table(a) else _scan_studies(a)
-    for note in summary.notes:
-        print(note, file=sys.stderr)
+    for remark in summary.remarks:
+        print(remark, file=sys.stderr)
     where = " (see skipped.jsonl)" if summary.skipped else ""
     print(f"{summary.cases} cases; left out: {count_by_code(summary.skipped)}{where}")
+    if summary.notes:
+        print(f"used with a doubt: {count_of_codes(note.code for note in summary.notes)} (see notes.jsonl)")
     return 4 if a.strict and summary.skipped else 0
 
 

@@ -81,9 +81,10 @@ def _write_renamed(cohort: Cohort, old: Vault, new_root: Path, new_place: Path) 
     }
     cases = [_case(case, cohort.root, new_root, old, new, rename) for case in cohort.cases]
     write_cohort(new_root, cohort.card, cases, _splits(cohort.splits, rename["patients"]))
-    skipped = cohort.root / "skipped.jsonl"
-    lines = skipped.read_text().splitlines() if skipped.is_file() else []
-    (new_root / "skipped.jsonl").write_text("".join(sorted(_skipped(line, rename) for line in lines)))
+    for name in ("skipped.jsonl", "notes.jsonl"):
+        path = cohort.root / name
+        lines = path.read_text().splitlines() if path.is_file() else []
+        (new_root / name).write_text("".join(sorted(_entry(line, rename) for line in lines)))
     new.save()
 
 
@@ -97,10 +98,13 @@ def _splits(splits: Splits | None, patients: Mapping[str, str]) -> Splits | None
     return replace(splits, folds=folds)
 
 
-def _skipped(line: str, rename: Renames) -> str:
-    """A line of skipped.jsonl under the new names."""
+def _entry(line: str, rename: Renames) -> str:
+    """A line of skipped.jsonl or notes.jsonl under the new names."""
     entry = json.loads(line)
-    entry["file"] = _file(entry["file"], rename["files"])
+    if entry["file"] is not None:
+        entry["file"] = _file(entry["file"], rename["files"])
+    if entry.get("case") is not None:
+        entry["case"] = rename["cases"][entry["case"]]
     if entry.get("series") is not None:
         entry["series"] = rename["series"][entry["series"]]
     return json.dumps(entry) + "\n"

@@ -16,7 +16,7 @@ MANY_STUDIES = 30
 
 
 def patients_of(studies: Sequence[Study], vault: Vault) -> tuple[dict[str, str], list[str]]:
-    """The patient's pseudonym by study, and notes for the user.
+    """The patient's pseudonym by study, and remarks for the user.
 
     A study counts as its own patient if its PatientID identifies nobody, if it has several, or if too many studies share it.
     """
@@ -29,9 +29,9 @@ def patients_of(studies: Sequence[Study], vault: Vault) -> tuple[dict[str, str],
         anonymous += alone and len(study.patients) == 1
         own = alone or shared[name] > MANY_STUDIES
         patients[study.uid] = vault.patient(f"study {study.uid}" if own else name)
-    notes = []
+    remarks = []
     if ambiguous:
-        notes.append(f"{ambiguous} studies hold several PatientIDs; each is kept as a patient of its own")
+        remarks.append(f"{ambiguous} studies hold several PatientIDs; each is kept as a patient of its own")
     if anonymous:
-        notes.append(f"{anonymous} studies have a PatientID that names nobody; each counts as a patient")
-    return patients, notes
+        remarks.append(f"{anonymous} studies have a PatientID that names nobody; each counts as a patient")
+    return patients, remarks

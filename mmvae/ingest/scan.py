@@ -15,6 +15,7 @@ from mmvae.identity.vault import Vault, vault_path
 from mmvae.ingest.annotations import Annotations, read_annotations
 from mmvae.ingest.assembly import Assembler
 from mmvae.ingest.claims import AskClaims, ClaimProcess
+from mmvae.ingest.notes import Note, write_notes
 from mmvae.ingest.patients import patients_of
 from mmvae.ingest.progress import Progress, no_progress
 from mmvae.ingest.reading import SECONDS_PER_FILE, Study, UnusableFile, read_studies
@@ -108,7 +109,8 @@ class _Scan:
     workers: Workers
     progress: Progress
     skipped: list[SkippedFile] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def run(self, draw: DrawSplits) -> ScanSummary:
         """Writes the cohort into the work folder."""
@@ -116,7 +118,7 @@ class _Scan:
         studies, unusable = read_studies(files, self._folder("headers"), self.workers, self.progress)
         self._skip(files, unusable)
         patients, remarks = patients_of(list(studies.values()), self.vault)
-        self.notes += remarks
+        self.remarks += remarks
         assembler = Assembler(self.work, self.vault, self.annotations, self.ask)
         by_number = dict(enumerate(files))
         tasks = {uid: assembler.task(study, patients[uid], by_number) for uid, study in studies.items()}
@@ -131,12 +133,13 @@ class _Scan:
         first: dict[str, str] = {}
         for uid in sorted(studies, key=lambda uid: studies[uid].first):
             self.skipped += of_study[uid].skipped
+            self.notes += of_study[uid].notes
             assembled = assembler.cases(studies[uid], patients[uid], of_study[uid], rows[uid], columns)
             cases += assembled
             if assembled:
                 first.setdefault(patients[uid], studies[uid].first)
         self._note_unused_rows(study for uid, study in studies.items() if of_study[uid].assets)
-        self.notes += _unsure(cases)
+        self.remarks += _unsure(cases)
         if not cases:
             raise NoCases(
                 f"the scan found no case (left out: {count_by_code(self.skipped)}); expected DICOM files of a patient's images, or a "
@@ -144,7 +147,7 @@ class _Scan:
                 "source",
             )
         self._finish(cases, columns, draw(sorted(first, key=lambda p: (first[p], p))))
-        return ScanSummary(len(cases), tuple(self.skipped), tuple(self.notes))
+        return ScanSummary(len(cases), tuple(self.skipped), tuple(self.notes), tuple(self.remarks))
 
     def _folder(self, name: str) -> Path:
         """An empty folder for files that are needed only during the scan."""
@@ -199,17 +202,18 @@ class _Scan:
         names = {name for study in studies for name in (self.vault.case(study.uid), *study.names)}
         unused = len(rows) - len(names & set(rows))
         if unused:
-            self.notes.append(f"{unused} of {len(rows)} rows of the records belong to no study")
+            self.remarks.append(f"{unused} of {len(rows)} rows of the records belong to no study")
 
     def _finish(
         self, cases: Sequence[Case], columns: Mapping[str, RecordColumn], splits: Splits | None
     ) -> None:  # fmt: skip
-        """Writes card, cases, splits and the list of skipped files, and removes what was needed only during the scan."""
+        """Writes card, cases, splits, skipped files and notes, and removes what was needed only during the scan."""
         for name in ("headers", "unpacked", "done"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         card = _card(self.annotations.mapping or Map("", record={}), cases, columns)
         write_cohort(self.work, card, cases, splits)
         write_skipped(self.work, self.skipped)
+        write_notes(self.work, self.notes)
 
 
 def _finished(path: Path) -> StudyFiles | None:
@@ -239,18 +243,18 @@ def _card(mapping: Map, cases: Sequence[Case], columns: Mapping[str, RecordColum
 
 
 def _unsure(cases: Sequence[Case]) -> list[str]:
-    """Notes on how many series are of unknown or unsure kind, and on each of them its best and second-best claim."""
+    """Remarks on how many series are of unknown or unsure kind, and on each of them its best and second-best claim."""
     series = [(case, asset) for case in cases for asset in case.assets if asset.type in ("volume", "image")]
     unknown = [item for item in series if item[1].kind is None]
     close = [item for item in series if item[1].kind is not None and (item[1].confidence or 0) < UNSURE]
-    notes = [
+    remarks = [
         f"{len(series)} series: {len(unknown)} of no known kind, {len(close)} unsure (confidence below {UNSURE}); "
         "`mmvae assign` corrects them"
     ]
     for case, asset in [*unknown, *close][:MOST_NAMED]:
         best = f"{asset.kind} {asset.confidence:.2f}" if asset.kind else "no kind"
         second = f", then {asset.runner_up}" if asset.runner_up else ""
-        notes.append(f"  series {asset.facts.get('series')} of case {case.case_id}: {best}{second}")
+        remarks.append(f"  series {asset.facts.get('series')} of case {case.case_id}: {best}{second}")
     if len(unknown) + len(close) > MOST_NAMED:
-        notes.append(f"  and {len(unknown) + len(close) - MOST_NAMED} more, in cases.jsonl")
-    return notes
+        remarks.append(f"  and {len(unknown) + len(close) - MOST_NAMED} more, in cases.jsonl")
+    return remarks

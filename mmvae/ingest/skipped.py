@@ -54,5 +54,10 @@ def write_skipped(root: Path, skipped: Iterable[SkippedFile]) -> None:
 
 def count_by_code(skipped: Iterable[SkippedFile]) -> str:
     """The number of files left out for each code, in words: `2 gap, 1 truncated`, or `nothing`."""
-    codes = [item.code for item in skipped]
+    return count_of_codes(item.code for item in skipped)
+
+
+def count_of_codes(codes: Iterable[str]) -> str:
+    """How often each code occurs, in words."""
+    codes = list(codes)
     return ", ".join(f"{codes.count(code)} {code}" for code in sorted(set(codes))) or "nothing"

@@ -19,6 +19,7 @@ from mmvae.ingest.dicom.stacks import Stack, stacks_of
 from mmvae.ingest.dicom.volumes import volume_of
 from mmvae.ingest.names import files_field, names_of
 from mmvae.ingest.nifti import write_nifti
+from mmvae.ingest.notes import Note
 from mmvae.ingest.point import centre_of
 from mmvae.ingest.reading import headers_in
 from mmvae.ingest.skipped import SkippedFile, Unusable
@@ -77,6 +78,7 @@ class StudyFiles:
         record: Record fields of the patient from the headers.
         points: Lesion points that the study itself marks, in LPS mm.
         skipped: Files that were left out.
+        notes: What was used but not beyond doubt.
         series: SeriesInstanceUIDs by pseudonym, for the vault.
         many: F of each file, by the hash that represents them in an asset's `files`.
         identifiers: Identifiers from the headers, to be removed from text elsewhere.
@@ -90,6 +92,7 @@ class StudyFiles:
     series: Mapping[str, str] = field(default_factory=dict)
     many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     identifiers: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -111,6 +114,7 @@ class StudyFiles:
             series=dict(plain["series"]),
             many={digest: tuple(names) for digest, names in plain["many"].items()},
             identifiers=tuple(plain["identifiers"]),
+            notes=tuple(Note(**item) for item in plain["notes"]),
         )
 
 

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from mmvae.ingest.notes import Note
 from mmvae.ingest.skipped import SkippedFile
 
 
 @dataclass(frozen=True)
 class ScanSummary:
-    """Number of cases, files left out, and notes on what the user should check."""
+    """Number of cases, files left out, doubts about what was used, and remarks for the user on the whole scan."""
 
     cases: int
     skipped: tuple[SkippedFile, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
+    remarks: tuple[str, ...]

@@ -16,6 +16,7 @@ from mmvae.cohort import write_cohort
 from mmvae.errors import InputError, NoCases
 from mmvae.identity.vault import Vault, vault_path
 from mmvae.ingest.nifti import write_nifti
+from mmvae.ingest.notes import write_notes
 from mmvae.ingest.point import centre_of, frame_of
 from mmvae.ingest.progress import Progress, no_progress
 from mmvae.ingest.skipped import SkippedFile, Unusable, count_by_code, write_skipped
@@ -102,8 +103,9 @@ def scan_table(
         card = card_of(mapping, cases, columns, "nifti" if nifti else "table")
         write_cohort(folder, card, cases, draw_splits(patients, splits, folds, split_seed))
         write_skipped(folder, skipped)
+        write_notes(folder, ())
         vault.save()
-    return ScanSummary(len(cases), tuple(skipped), ())
+    return ScanSummary(len(cases), tuple(skipped), (), ())
 
 
 def _refuse_no_source(source: Path) -> None:
