@@ -128,6 +128,11 @@ def main() -> None:
         if arguments.data:
             texts = openi_texts(Path(arguments.data))
             real = run(partial(measure_real, seed=arguments.seed), list(enumerate(texts)))
+        else:
+            print(
+                "openi's reports are not measured: neither --data nor $MMVAE_DATA says where they lie",
+                file=sys.stderr,
+            )
     row = {
         "reports": arguments.reports,
         "seed": arguments.seed,

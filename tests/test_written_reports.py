@@ -2,6 +2,7 @@
 
 import random
 import re
+import tarfile
 import unicodedata
 from datetime import date, timedelta
 from io import BytesIO
@@ -10,6 +11,7 @@ import pydicom
 import pytest
 
 from benchmarks import written_names, written_numbers
+from benchmarks.deidentification import openi_texts
 from benchmarks.left_shares import Measured, check_measure, share
 from benchmarks.what_is_left import compare, words_lost
 from benchmarks.written_reports import CULTURES, KINDS, Identifier, Report, write_report, write_reports
@@ -195,3 +197,12 @@ def test_an_interval_covers_the_share_and_has_a_width_where_nothing_is_found():
     some = share([(n % 2, 2) for n in range(200)])
     assert some["low"] < some["share"] == 0.25 < some["high"]
     assert share([(0, 5)] * 200) == {"share": 0, "low": 0, "high": 0.003, "of": 1000}
+
+
+def test_the_sections_of_every_real_report_are_read(tmp_path):
+    xml = "<e><Abstract><AbstractText Label='FINDINGS'>Clear &amp; normal.</AbstractText><AbstractText Label='IMPRESSION'/></Abstract></e>"
+    (tmp_path / "openi_reports").mkdir()
+    (tmp_path / "1.xml").write_text(xml)
+    with tarfile.open(tmp_path / "openi_reports" / "ecgen-radiology-dev.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "1.xml", "ecgen-radiology/1.xml")
+    assert openi_texts(tmp_path) == ["FINDINGS: Clear & normal."]
