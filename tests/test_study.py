@@ -450,8 +450,8 @@ def test_what_cannot_be_looked_into_is_accounted_for(source, tmp_path, monkeypat
         ("truncated", "the archive cannot be opened"),
         ("truncated", "the archive's member does not unpack"),
         ("unreadable", "a link to a folder is not followed"),
-        ("unreadable", "the file cannot be opened"),
         ("unreadable", "the folder cannot be listed"),
+        ("unreadable", "the link leads nowhere"),
     ]
 
 

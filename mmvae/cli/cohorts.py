@@ -144,5 +144,6 @@ def _rekey(a: Namespace) -> int:
 def _whereis(a: Namespace) -> int:
     from mmvae.identity.vault import Vault, vault_path
 
-    print(Vault.open(vault_path(a.cohort)).whereis(a.file))
+    path = Vault.open(vault_path(a.cohort)).whereis(a.file)
+    print(path.encode(errors="surrogateescape").decode(errors="backslashreplace"))  # a path may be no UTF-8
     return 0

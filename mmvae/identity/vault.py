@@ -23,7 +23,9 @@ def pseudonym(key: bytes, room: str, prefix: str, identifier: str) -> str:
         prefix: First letter of the pseudonym.
         identifier: The real one.
     """
-    return prefix + hmac.new(key, f"{room}:{identifier}".encode(), hashlib.sha256).hexdigest()[:16]
+    # A path that is not UTF-8 holds its bytes as surrogates.
+    named = f"{room}:{identifier}".encode(errors="surrogateescape")
+    return prefix + hmac.new(key, named, hashlib.sha256).hexdigest()[:16]
 
 
 def vault_path(cohort: Path) -> Path:
@@ -101,7 +103,9 @@ class Vault:
 
     def shift_days(self, identifier: str) -> int:
         """The number of days by which a patient's dates are shifted: −1 to −3650, always the same for one key."""
-        digest = hmac.new(self.key, f"dates:{identifier}".encode(), hashlib.sha256).digest()
+        digest = hmac.new(
+            self.key, f"dates:{identifier}".encode(errors="surrogateescape"), hashlib.sha256
+        ).digest()
         return -1 - int.from_bytes(digest[:4]) % 3650
 
     def whereis(self, name: str) -> str:
@@ -121,7 +125,7 @@ class Vault:
             write_atomically(self.root / "key", self.key.hex().encode())
             write_atomically(
                 self.root / "identifiers.json",
-                json.dumps(self.known, ensure_ascii=False, sort_keys=True).encode(),
+                json.dumps(self.known, sort_keys=True).encode(),
             )
         finally:
             os.umask(previous)

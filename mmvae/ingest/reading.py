@@ -1,6 +1,7 @@
 """Reads the headers of files in worker processes that may crash, and collects them on disk by study."""
 
 import hashlib
+import os
 import pickle
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -129,7 +130,7 @@ def read_studies(
                 continue
             uid = answer.study or f"file {file.relative}"
             if uid not in studies:
-                name = hashlib.sha256(uid.encode()).hexdigest()[:24]
+                name = hashlib.sha256(os.fsencode(uid)).hexdigest()[:24]
                 studies[uid] = Study(uid, work / f"{name}.headers")
             studies[uid].add(answer, file)
             by_study[uid].append(answer)

@@ -1,18 +1,15 @@
-"""Lists the files below a folder, with zip archives unpacked, and what cannot be opened."""
+"""Lists the files below a folder, with archives unpacked, and what cannot be opened."""
 
+import errno
 import hashlib
 import os
-import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmvae.identity.vault import Vault
+from mmvae.ingest.archives import is_archive, unpack
 from mmvae.ingest.skipped import SkippedFile, Unusable
-
-LARGEST_ZIP_MEMBER = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class SourceFile:
     Args:
         number: Number of the file in the scan.
         path: Path from which it is read.
-        relative: Path relative to the source (`archive.zip/member` in a zip).
+        relative: Path relative to the source (`archive.zip/member` in an archive).
         name: F, the pseudonym of the relative path.
     """
 
@@ -33,9 +30,10 @@ class SourceFile:
 
 
 def walk(source: Path, unpacked: Path, vault: Vault) -> tuple[list[SourceFile], list[SkippedFile]]:
-    """Every file below the source, sorted by path, with zip archives unpacked; and what cannot be opened.
+    """Every file below the source, sorted by path, with archives unpacked; and what cannot be opened.
 
-    A link to a file counts as the file; a link to a folder is not followed, since it may form a cycle.
+    A link to a file counts as the file; a link to a folder is not followed, since it may form a cycle. A name that is not
+    UTF-8 is kept as `os.fsdecode` gives it.
     """
     paths: list[Path] = []
     unlisted: dict[Path, str] = {}
@@ -57,44 +55,29 @@ def walk(source: Path, unpacked: Path, vault: Vault) -> tuple[list[SourceFile], 
     ]
     for path in sorted(paths):
         relative = path.relative_to(source).as_posix()
-        if path.suffix.lower() == ".zip" and path.is_file() and zipfile.is_zipfile(path):
-            into = unpacked / hashlib.sha256(relative.encode()).hexdigest()[:16]
-            for member, unpacked_at in _unzip(path, into):
-                name = vault.file(f"{relative}/{member}")
+        if not path.is_file():
+            why = "the link leads nowhere" if path.is_symlink() else "it is not a regular file"
+            skipped.append(SkippedFile(vault.file(relative), None, "unreadable", why))
+        elif is_archive(path.name):
+            into = unpacked / hashlib.sha256(os.fsencode(relative)).hexdigest()[:16]
+            for member, unpacked_at in _unpacked(path, into):
+                place = f"{relative}/{member}" if member else relative
+                name = vault.file(place)
                 if isinstance(unpacked_at, Unusable):
                     skipped.append(SkippedFile(name, None, unpacked_at.code, unpacked_at.reason))
                 else:
-                    files.append(SourceFile(len(files), unpacked_at, f"{relative}/{member}", name))
+                    files.append(SourceFile(len(files), unpacked_at, place, name))
         else:
             files.append(SourceFile(len(files), path, relative, vault.file(relative)))
     return files, skipped
 
 
-def _unzip(path: Path, into: Path) -> Iterator[tuple[str, Path | Unusable]]:
-    """Each member's name, and the path to which it was unpacked or the reason why it was not."""
-    into.mkdir(parents=True, exist_ok=True)
+def _unpacked(path: Path, into: Path) -> Iterator[tuple[str, Path | Unusable]]:
+    """The members of an archive; the archive's own file, if it cannot be opened at all, so that it is named for what it is."""
     try:
-        zip_file = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        yield "", Unusable("truncated", f"the archive cannot be opened ({type(error).__name__})")
-        return
-    with zip_file as archive:
-        for count, info in enumerate(sorted(archive.infolist(), key=lambda i: i.filename)):
-            if info.is_dir():
-                continue
-            unpacked = into / str(count)  # a member's own name may lead out of the folder
-            if info.file_size > LARGEST_ZIP_MEMBER:
-                size = f"{info.file_size / 2**30:.1f} GiB, more than {LARGEST_ZIP_MEMBER >> 30} GiB"
-                yield info.filename, Unusable("limit", f"the size of the archive's member is {size}")
-                continue
-            try:
-                with archive.open(info) as packed, unpacked.open("wb") as out:
-                    shutil.copyfileobj(packed, out, 1 << 20)
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-                why = "is encrypted" if info.flag_bits & 1 else "does not unpack"
-                yield (
-                    info.filename,
-                    Unusable("truncated", f"the archive's member {why} ({type(error).__name__})"),
-                )
-            else:
-                yield info.filename, unpacked
+        with path.open("rb"):
+            yield from unpack(path, path.name, into)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE):
+            raise
+        yield "", Unusable("unreadable", f"the archive cannot be opened (error {error.errno})")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 
 from mmvae.case import PointMM
+from mmvae.ingest.dicom.dataset import read_whole
 from mmvae.ingest.skipped import Unusable
 
 
@@ -78,7 +78,7 @@ def lesion_points(path: Path) -> tuple[PointMM, ...]:
     Raises:
         Unusable: if there is none.
     """
-    data = pydicom.dcmread(path)
+    data = read_whole(path)
     points = _contours(data) if str(data.Modality) == "RTSTRUCT" else _segments(data)
     if not points:
         raise Unusable("not_image", "a segmentation or structure set without a marked voxel or contour")

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from mmvae.identity.headers import identifiers_of
 from mmvae.ingest.dicom import documents
+from mmvae.ingest.dicom.dataset import read_dataset
 from mmvae.ingest.dicom.facts import modality_code, record_of, several
 from mmvae.ingest.dicom.frame import Header
 from mmvae.ingest.dicom.planes import frames_of, order_of, three_numbers, time_of
@@ -70,12 +69,10 @@ def read_header(path: Path, file: int, memory: Memory | None = None) -> Header:
     """
     try:
         with path.open("rb") as stream, quiet():
-            data = pydicom.dcmread(stream, stop_before_pixels=True)
+            data = read_dataset(stream, stop_before_pixels=True)
             element = PixelData(stream.tell(), stream.read(12), path.stat().st_size)
-    except InvalidDicomError as error:
-        raise Unusable(
-            "not_dicom", "the file has no DICM mark at byte 128 and no file meta information"
-        ) from error
+    except Unusable:
+        raise
     except Exception as error:  # a corrupt header can raise anything in pydicom or zlib
         if isinstance(error, OSError) and error.errno is not None:
             raise Unusable("unreadable", f"the file cannot be opened (error {error.errno})") from error

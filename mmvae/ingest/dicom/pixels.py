@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import get_decoder  # pyright: ignore[reportPrivateImportUsage] - documented, not marked as exported
 from pydicom.uid import UID
 
+from mmvae.ingest.dicom.dataset import read_whole
 from mmvae.ingest.dicom.frame import Frame, Pixels
 from mmvae.ingest.dicom.header import quiet
 from mmvae.ingest.skipped import Unusable
@@ -90,11 +91,9 @@ def _codec(syntax: str) -> str:
 
 
 def _decoded(path: Path, pixels: Pixels) -> list[NDArray]:
-    import pydicom
-
     try:
         with quiet():
-            data = pydicom.dcmread(path)
+            data = read_whole(path)
             if UID(pixels.syntax).is_encapsulated:
                 data.pixel_array_options(decoding_plugin=_codec(pixels.syntax))
             array = data.pixel_array
